@@ -1,0 +1,316 @@
+"""The Python API: a generator with its weights, the same for every family.
+
+Axes: B samples, P positions, V vocabulary, T caption slots, C caption channels.
+
+    generator = gen.load("runs/digits_llamagen")
+    tokens = generator.sample(0, labels=[3, 1, 4], guidance=2.0)
+    nats = generator.nll(tokens, labels=[3, 1, 4])
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, traverse_util
+from jax.sharding import Mesh
+
+from gen import config as configs
+from gen import sharding
+from gen.config import Config
+from gen.decoding import draws as drawing
+from gen.decoding.guidance import num_guided_steps
+from gen.decoding.tokens import token_sampling
+from gen.errors import UserError
+from gen.families import FAMILIES, Family
+from gen.models.layers import Buffer
+
+Captions = tuple[np.ndarray, np.ndarray | None]
+
+
+class Generator:
+    """A model ready to sample and to score.
+
+    Attributes:
+      config: the resolved `Config` it was trained with.
+      params: nested dict of float32 arrays.
+      family: what kind of generator it is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        params: dict[str, Any],
+        *,
+        mesh: Mesh | None = None,
+        dtype: str = "float32",
+    ):
+        """
+        Args:
+          config: the resolved config.
+          params: the family's parameters.
+          mesh: devices to spread batches over; one device by default.
+          dtype: compute dtype, `float32` or `bfloat16`.
+        """
+        self.config = config
+        self.params = params
+        self.mesh = mesh
+        self.family: Family = FAMILIES[config.family](config.model)
+        self._dtype = jnp.dtype(dtype)
+        self._graphdef = nnx.split(abstract_model(self.family, dtype=self._dtype))[0]
+        self._compiled: dict[Any, Callable] = {}
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers in the model; stored buffers do not count."""
+        return count_parameters(self.family)
+
+    def nll(
+        self,
+        tokens: np.ndarray,
+        *,
+        labels: Sequence[int] | None = None,
+        captions: Captions | None = None,
+        null: bool = False,
+    ) -> np.ndarray:
+        """-log p of each token given those before it, in nats.
+
+        Args:
+          tokens: int `(B, P)`.
+          labels: int `(B,)`, for a class model.
+          captions: features `(B, T, C)` and their validity `(B, T)` (or none: all valid), for a
+            text model.
+          null: score under the null condition instead; padding stays masked.
+
+        Returns:
+          float32, of the shape of the tokens.
+
+        Raises:
+          UserError: tokens or condition do not fit the model.
+        """
+        return self._teacher_forced("nll", tokens, labels, captions, null)
+
+    def logits(
+        self,
+        tokens: np.ndarray,
+        *,
+        labels: Sequence[int] | None = None,
+        captions: Captions | None = None,
+        null: bool = False,
+    ) -> np.ndarray:
+        """Teacher-forced logits, float32 `(B, P, V)`; arguments as `nll`."""
+        return self._teacher_forced("logits", tokens, labels, captions, null)
+
+    def sample(
+        self,
+        seed: int | jax.Array,
+        *,
+        num: int | None = None,
+        labels: Sequence[int] | None = None,
+        captions: Captions | None = None,
+        guidance: float | None = None,
+        guidance_interval: int = -1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        draws: Any = None,
+        batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Generates samples; sample i is the same whatever `batch_size` or the devices.
+
+        Args:
+          seed: an int or a typed PRNG key.
+          num: how many; by default one per label or caption. A class model without labels takes
+            the classes in turn.
+          labels: int `(B,)`.
+          captions: features `(B, T, C)` and validity `(B, T)` or none.
+          guidance: the number that the published code takes; none is unguided.
+          guidance_interval: last guided step after the first; -1 guides all.
+          temperature: 0 takes the most likely token.
+          top_k: keep the k most likely; 0 keeps all.
+          top_p: keep the smallest set of this probability; 1 keeps all.
+          draws: noise instead of the seed's (see `gen.decoding.draws`), for one batch.
+          batch_size: rows decoded together.
+          progress: called with the number of samples done after each batch.
+
+        Returns:
+          int32 tokens `(B, P)`.
+
+        Raises:
+          UserError: a setting is out of range, or does not fit the model.
+        """
+        sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
+        scale_N = self.family.scales(guidance, guidance_interval)
+        condition = self._condition(num, labels, captions)
+        total = len(next(iter(condition.values())))
+        batch_size = min(batch_size, total) if draws is None else total
+        run = self._program(
+            "sample", functools.partial(_sample, num_guided=num_guided_steps(scale_N))
+        )
+        done = []
+        for start in range(0, total, batch_size):
+            rows = np.arange(start, start + batch_size)
+            # The last batch is filled up with repeats, so that one program serves all.
+            batch = {name: array[np.minimum(rows, total - 1)] for name, array in condition.items()}
+            noise = drawing.keyed(seed, rows) if draws is None else draws
+            done.append(run(self.params, self._put(batch), noise, scale_N, sampling))
+            if progress:
+                jax.block_until_ready(done[-1])
+                progress(min(start + batch_size, total))
+        return np.concatenate([np.asarray(part) for part in done])[:total]
+
+    def _teacher_forced(
+        self,
+        what: str,
+        tokens: np.ndarray,
+        labels: Sequence[int] | None,
+        captions: Captions | None,
+        null: bool,
+    ) -> np.ndarray:
+        tokens = check_tokens(self.family, tokens)
+        condition = self._condition(len(tokens), labels, captions, required=True)
+        if null and not self.family.condition.has_null:
+            raise UserError("this model has no null condition (drop_rate 0)")
+        run = self._program(what, functools.partial(_teacher_forced, what=what))
+        batch = self._put(condition | {"tokens": tokens})
+        return np.asarray(run(self.params, batch, np.full((len(tokens),), null)))
+
+    def _condition(
+        self,
+        num: int | None,
+        labels: Sequence[int] | None,
+        captions: Captions | None,
+        required: bool = False,
+    ) -> dict[str, np.ndarray]:
+        condition = self.family.condition
+        if condition.kind == "text":
+            if captions is None or labels is not None:
+                raise UserError("this is a text model: give captions, not labels")
+            return check_captions(condition, num, captions)
+        if captions is not None or (labels is None and required):
+            raise UserError("this is a class model: give labels, not captions")
+        if labels is None:
+            if num is None or num < 1:
+                raise UserError("give labels, or the number of samples (at least 1)")
+            labels = np.arange(num) % condition.num_classes
+        return {"label": check_labels(condition.num_classes, num, labels)}
+
+    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The batch on the device, or cut over the mesh where it divides."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, batch)
+        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        even = len(next(iter(batch.values()))) % ways == 0
+        where = sharding.batch_sharding(self.mesh) if even else sharding.replicated(self.mesh)
+        return jax.device_put(batch, where)
+
+    def _program(self, name: str, body: Callable) -> Callable:
+        """The compiled function of this name and these static settings."""
+        key = (name, *sorted(body.keywords.items()))
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(functools.partial(body, self.family, self._graphdef))
+        return self._compiled[key]
+
+
+def _sample(family, graphdef, params, condition, draws, scale_N, sampling, *, num_guided):
+    """Traced body of `Generator.sample`."""
+    model = nnx.merge(graphdef, params)
+    tokens, _ = family.sample(
+        model, condition, draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling
+    )
+    return tokens
+
+
+def _teacher_forced(family, graphdef, params, batch, drop_B, *, what):
+    """Traced body of `Generator.nll` and `Generator.logits`."""
+    condition = {name: batch[name] for name in family.condition_fields}
+    model = nnx.merge(graphdef, params)
+    return getattr(family, what)(model, batch["tokens"], condition, drop_B=drop_B)
+
+
+def check_tokens(family: Family, tokens: np.ndarray) -> np.ndarray:
+    """Tokens as int32 of the layout's shape; a wrong id never raises inside the model."""
+    tokens = np.asarray(tokens)
+    layout = family.layout
+    if tokens.ndim == 0 or tokens.shape[1:] != layout.sample_shape or not len(tokens):
+        raise UserError(f"tokens must have shape (B, {layout.num_positions}), not {tokens.shape}")
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise UserError(f"tokens must be integers, not {tokens.dtype}")
+    if tokens.min() < 0 or tokens.max() >= max(layout.vocab_sizes):
+        raise UserError(
+            f"token ids lie in [0, {max(layout.vocab_sizes)}), "
+            f"found {tokens.min()} to {tokens.max()}"
+        )
+    return tokens.astype(np.int32)
+
+
+def check_labels(num_classes: int, num: int | None, labels: Sequence[int]) -> np.ndarray:
+    """Labels as int32 `(B,)` within the classes."""
+    array = np.atleast_1d(np.asarray(labels))
+    if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"labels must be whole numbers of shape (B,), not {labels!r}")
+    if array.min() < 0 or array.max() >= num_classes:
+        raise UserError(f"labels lie in [0, {num_classes}), found {array.min()} to {array.max()}")
+    if num is not None and num != len(array):
+        raise UserError(f"{len(array)} labels for {num} samples")
+    return array.astype(np.int32)
+
+
+def check_captions(condition: Any, num: int | None, captions: Captions) -> dict[str, np.ndarray]:
+    """Caption features `(B, T, C)` and validity `(B, T)`, all valid if none is given."""
+    features, valid = captions
+    features = np.asarray(features, np.float32)
+    wanted = (condition.caption_length, condition.caption_dim)
+    if features.ndim != 3 or features.shape[1:] != wanted or not len(features):
+        raise UserError(
+            f"captions must have shape (B, {wanted[0]}, {wanted[1]}), not {features.shape}"
+        )
+    valid = np.ones(features.shape[:2], bool) if valid is None else np.asarray(valid).astype(bool)
+    if valid.shape != features.shape[:2]:
+        raise UserError(f"caption validity must have shape {features.shape[:2]}, not {valid.shape}")
+    if num is not None and num != len(features):
+        raise UserError(f"{len(features)} captions for {num} samples")
+    return {"caption": features, "caption_valid": valid}
+
+
+def abstract_model(family: Family, *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+    """The family's module with shapes in place of arrays; costs no memory."""
+    return nnx.eval_shape(lambda: family.build(nnx.Rngs(0), dtype=dtype))
+
+
+def count_parameters(family: Family) -> int:
+    """Number of trained parameters, by shapes alone; stored buffers do not count."""
+    model = abstract_model(family)
+    every = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model)))
+    buffers = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, Buffer)))
+    return sum(leaf.size for path, leaf in every.items() if path not in buffers)
+
+
+def load(
+    path: str | Path, *, averaged: bool = True, mesh: Mesh | None = None, dtype: str = "float32"
+) -> Generator:
+    """The generator of a run or of one of its checkpoints.
+
+    Args:
+      path: a run's folder (its newest checkpoint is taken) or `checkpoints/<step>`.
+      averaged: take the averaged parameters (EMA) where the run kept them.
+      mesh: devices to spread parameters and batches over; one device by default.
+      dtype: compute dtype, `float32` or `bfloat16`.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    # Orbax and the training state are needed here alone: sampling code imports without them.
+    from gen.training import checkpoint
+
+    folder = checkpoint.find(path)
+    meta = checkpoint.read_meta(folder)
+    config = configs.from_json(meta["config"])
+    params = checkpoint.read_weights(folder, config, averaged=averaged, mesh=mesh)
+    return Generator(config, params, mesh=mesh, dtype=dtype)

@@ -1,0 +1,25 @@
+"""Datasets of tokens or latents: written, checked, and served as batches.
+
+`write_dataset` stores tokens that some tokenizer made; `open_dataset` opens them, or the digits
+that ship with the package; `batches` and `eval_batches` serve them. TFDS, grain and JAX are
+imported only by the functions that need them.
+"""
+
+from gen.data.dataset import Dataset, Split
+from gen.data.manifest import Manifest
+from gen.data.pipeline import Batches, batches, eval_batches
+from gen.data.reader import open_dataset
+from gen.data.synthetic import random_dataset
+from gen.data.writer import write_dataset
+
+__all__ = [
+    "Batches",
+    "Dataset",
+    "Manifest",
+    "Split",
+    "batches",
+    "eval_batches",
+    "open_dataset",
+    "random_dataset",
+    "write_dataset",
+]

@@ -1,0 +1,165 @@
+"""The cached decoding loop: phases of equal width, each position committed once.
+
+Axes: B samples, Q rows (samples, or twice as many while a null branch runs), N steps of a phase,
+W slots fed in one step, R positions sampled in one step, T slots of the cache, V vocabulary.
+
+A Python loop over phases, each one `lax.scan`: few programs to compile, static shapes
+throughout. The loop knows tokens, masks and caches; what a slot holds, how hidden states become
+logits and where tokens go is the family's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+
+from gen.decoding import guidance, tokens
+from gen.decoding.plan import Phase
+from gen.models import backbone, conditioning
+
+if TYPE_CHECKING:
+    from gen.families.base import Family
+
+
+def with_validity(mask_WT: jax.Array, slots_W: jax.Array, valid_QT: jax.Array | None) -> jax.Array:
+    """The mask with padded prompt slots hidden from everything but themselves.
+
+    Args:
+      mask_WT: what the fed slots see by step order.
+      slots_W: their slot numbers.
+      valid_QT: false on padding, for the prompt's slots; the rest count as valid.
+
+    Returns:
+      `(W, T)` unchanged without `valid_QT`, else `(Q, W, T)`.
+    """
+    if valid_QT is None:
+        return mask_WT
+    length = mask_WT.shape[1]
+    rest = max(length - valid_QT.shape[1], 0)
+    valid_QT = jnp.pad(valid_QT[:, :length], ((0, 0), (0, rest)), constant_values=True)
+    own_WT = slots_W[:, None] == jnp.arange(length)
+    return (mask_WT & valid_QT[:, None, :]) | own_WT
+
+
+def sample(
+    family: Family,
+    model: nnx.Module,
+    condition: dict[str, jax.Array],
+    *,
+    draws: Any,
+    scale_N: jax.Array,
+    num_guided: int,
+    sampling: tokens.TokenSampling,
+    keep_logits: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Decodes a batch from nothing.
+
+    Args:
+      family: plan, inputs, predictions and commits.
+      model: the family's module, in the dtype to compute in.
+      condition: `label` (B,), or `caption` and `caption_valid`.
+      draws: noise, see `gen.decoding.draws`.
+      scale_N: guidance scale of each step; may be traced.
+      num_guided: steps up to the last guided one (static); later steps run one branch.
+      sampling: temperature and filters.
+      keep_logits: also return what each token was drawn from, after guidance.
+
+    Returns:
+      int32 tokens of the family's layout, and float32 logits `(B, P, V)` if asked for.
+    """
+    batch = next(iter(condition.values())).shape[0]
+    drop_Q = None
+    if num_guided:
+        condition, drop_Q = conditioning.with_null(condition)
+    prompt = model.condition(condition, drop_Q)
+    blocks = model.backbone.unstack()
+    caches, state, logits_BPV = None, family.begin(model, batch), None
+    for phase in family.plan.phases_cut_at(num_guided):
+        guided = phase.first_step < num_guided
+        rows = 2 * batch if guided else batch
+        if caches is None:
+            caches = model.backbone.empty_cache(rows, phase.cache_length)
+        # The null half ends with the last guided step.
+        prompt, caches = jax.tree.map(lambda a, n=rows: a[:n], (prompt, caches))
+        caches = backbone.grow(caches, phase.cache_length)
+        stop = phase.first_step + phase.num_steps
+        caches, state, logits_NBRV = _run_phase(
+            family, model, blocks, phase, prompt, caches, state,
+            draws=draws, scale_N=scale_N[phase.first_step : stop], guided=guided, sampling=sampling,
+            keep_logits=keep_logits,
+        )  # fmt: skip
+        if keep_logits:
+            logits_BPV = _scatter(logits_BPV, logits_NBRV, phase, family.layout.num_positions)
+    return state.tokens, logits_BPV
+
+
+def _scatter(
+    all_BPV: jax.Array | None, logits_NBRV: jax.Array, phase: Phase, num_positions: int
+) -> jax.Array:
+    """Puts the logits of a phase where their targets are; padding targets are dropped."""
+    _, batch, _, vocab = logits_NBRV.shape
+    if all_BPV is None:
+        all_BPV = jnp.zeros((batch, num_positions, vocab), logits_NBRV.dtype)
+    rows_BTV = rearrange(logits_NBRV, "n b r v -> b (n r) v")
+    return all_BPV.at[:, phase.target_NR.reshape(-1)].set(rows_BTV, mode="drop")
+
+
+def _run_phase(
+    family: Family,
+    model: nnx.Module,
+    blocks: list[nnx.Module],
+    phase: Phase,
+    prompt: conditioning.Prompt,
+    caches: list,
+    state: Any,
+    *,
+    draws: Any,
+    scale_N: jax.Array,
+    guided: bool,
+    sampling: tokens.TokenSampling,
+    keep_logits: bool,
+) -> tuple[list, Any, jax.Array | None]:
+    """All steps of one phase; returns the caches, the family's state and any logits kept."""
+    plan = family.plan
+    per_step = {
+        "slots_W": phase.feed_NW,
+        "read_R": phase.read_NR,
+        "target_R": phase.target_NR,
+        "mask_WT": plan.mask_rows(phase.feed_NW, phase.cache_length),
+        "index": phase.first_step + np.arange(phase.num_steps, dtype=np.int32),
+        "scale": scale_N,
+    }
+    if plan.rope_S2C is not None:
+        per_step["rope_W2C"] = plan.rope_S2C[phase.feed_NW]
+
+    def one_step(carry: tuple, now: dict[str, jax.Array]) -> tuple[tuple, jax.Array | None]:
+        caches, state = carry
+        hidden, caches = backbone.step(
+            blocks,
+            family.inputs_at(model, state, prompt, now["slots_W"]),
+            caches,
+            mask=with_validity(now["mask_WT"], now["slots_W"], prompt.valid_BT),
+            slots_S=now["slots_W"],
+            contiguous=phase.contiguous,
+            rope=now.get("rope_W2C"),
+            taps=plan.taps,
+        )
+        logits_QRV = family.predict_at(model, hidden, now["read_R"])
+        if guided:
+            cond_BRV, null_BRV = jnp.split(logits_QRV, 2)
+            logits_QRV = guidance.guide(cond_BRV, null_BRV, now["scale"])
+        noise = None
+        if not sampling.greedy:
+            noise = draws.gumbel("token", now["index"], logits_QRV.shape[1:])
+        chosen_BR = tokens.choose(logits_QRV, sampling, noise)
+        state = family.commit(model, state, chosen_BR, now["target_R"])
+        return (caches, state), logits_QRV if keep_logits else None
+
+    per_step = jax.tree.map(jnp.asarray, per_step)
+    (caches, state), logits_NBRV = jax.lax.scan(one_step, (caches, state), per_step)
+    return caches, state, logits_NBRV

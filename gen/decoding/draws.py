@@ -1,0 +1,54 @@
+"""All randomness of a sampler, through one argument.
+
+Axes: B batch, N steps, R positions sampled in one step.
+
+A loop asks for noise by purpose and step. By default it is folded from the seed, the index of
+the sample, the step and the purpose: sample i draws the same numbers whatever the batch size or
+the number of devices. Tests and comparisons hand in recorded noise instead. Any pytree with a
+`gumbel` of this signature serves.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from gen.errors import UserError
+
+
+@struct.dataclass
+class KeyedDraws:
+    """Noise from a key: `key` is a typed PRNG key, `sample_B` the global indices of the rows."""
+
+    key: jax.Array
+    sample_B: jax.Array
+
+    def gumbel(self, purpose: str, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Standard Gumbel noise, float32 `(B,) + shape`."""
+        key = jax.random.fold_in(self.key, zlib.crc32(purpose.encode()))
+        key = jax.random.fold_in(key, step)
+        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, self.sample_B)
+        return jax.vmap(lambda k: jax.random.gumbel(k, shape))(keys_B)
+
+
+@struct.dataclass
+class RecordedDraws:
+    """Noise given by the caller: purpose -> `(steps, B, ...)`, cut to the shape asked for."""
+
+    noise: dict[str, jax.Array]
+
+    def gumbel(self, purpose: str, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The recorded rows of this step; raises `UserError` for a purpose not recorded."""
+        if purpose not in self.noise:
+            raise UserError(f'no noise was recorded for "{purpose}", only {sorted(self.noise)}')
+        rows = jnp.asarray(self.noise[purpose])[step]
+        return rows[(slice(None), *(slice(n) for n in shape))]
+
+
+def keyed(seed: int | jax.Array, indices_B: jax.Array) -> KeyedDraws:
+    """Draws for the samples of the given global indices, from an int seed or a typed key."""
+    is_key = isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    return KeyedDraws(seed if is_key else jax.random.key(seed), jnp.asarray(indices_B, jnp.uint32))

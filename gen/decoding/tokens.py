@@ -1,0 +1,92 @@
+"""From logits to one token per position.
+
+Axes: V vocabulary; logits may carry any leading axes.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from gen.errors import UserError
+
+NEVER = -1e30  # finite, so that masked logits never meet inf - inf
+
+
+@struct.dataclass
+class TokenSampling:
+    """How a token is drawn; made by `token_sampling`.
+
+    Temperature and top-p are values, so changing them compiles nothing; top-k and the two
+    switches decide the program.
+    """
+
+    temperature: jax.Array | float
+    top_p: jax.Array | float
+    top_k: int = struct.field(pytree_node=False, default=0)
+    greedy: bool = struct.field(pytree_node=False, default=False)
+    nucleus: bool = struct.field(pytree_node=False, default=False)
+
+
+def token_sampling(
+    temperature: float = 1.0, *, top_k: int = 0, top_p: float = 1.0
+) -> TokenSampling:
+    """Checked settings for drawing tokens.
+
+    Args:
+      temperature: divides the logits; 0 takes the most likely token.
+      top_k: keep the k most likely tokens (all that tie with the k-th); 0 keeps all.
+      top_p: then keep the smallest set whose probability reaches p; 1 keeps all.
+
+    Raises:
+      UserError: a value is out of its range.
+    """
+    if not 0.0 <= temperature < float("inf"):
+        raise UserError(f"temperature is at least 0, not {temperature}")
+    if top_k < 0 or top_k != int(top_k):
+        raise UserError(f"top_k is a whole number of at least 0, not {top_k}")
+    if not 0.0 < top_p <= 1.0:
+        raise UserError(f"top_p lies in (0, 1], not {top_p}")
+    return TokenSampling(temperature, top_p, int(top_k), temperature == 0, top_p < 1.0)
+
+
+def keep_top_k(logits: jax.Array, top_k: int) -> jax.Array:
+    """Logits below the k-th largest become `NEVER`; ties with it stay."""
+    if top_k == 0 or top_k >= logits.shape[-1]:
+        return logits
+    threshold = jax.lax.top_k(logits, top_k)[0][..., -1:]
+    return jnp.where(logits < threshold, NEVER, logits)
+
+
+def keep_top_p(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
+    """Nucleus filter (Holtzman et al. 2020): a token goes if those before it already exceed p.
+
+    The most likely token always stays. Ties are broken by the order of a stable sort, as in the
+    published code, so the kept set is found by rank rather than by a threshold.
+    """
+    order = jnp.argsort(logits, axis=-1, descending=True)
+    probs = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+    before = jnp.cumsum(probs, axis=-1) - probs
+    gone = jnp.take_along_axis(before > top_p, jnp.argsort(order, axis=-1), axis=-1)
+    return jnp.where(gone, NEVER, logits)
+
+
+def filter_logits(logits: jax.Array, sampling: TokenSampling) -> jax.Array:
+    """Temperature, then top-k, then top-p on what is left.
+
+    Source: FoundationVision/LlamaGen, `top_k_top_p_filtering` and `sample`.
+    """
+    logits = logits.astype(jnp.float32) / jnp.maximum(sampling.temperature, 1e-5)
+    logits = keep_top_k(logits, sampling.top_k)
+    return keep_top_p(logits, sampling.top_p) if sampling.nucleus else logits
+
+
+def choose(logits: jax.Array, sampling: TokenSampling, gumbel: jax.Array | None) -> jax.Array:
+    """Draws one token id (int32) per position: the argmax of filtered logits plus Gumbel noise.
+
+    `gumbel` has the shape of the logits; it may be none when greedy.
+    """
+    if sampling.greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.argmax(filter_logits(logits, sampling) + gumbel, axis=-1).astype(jnp.int32)

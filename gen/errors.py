@@ -1,0 +1,61 @@
+"""Mistakes a user can make, told in one line.
+
+Code that can tell a user's mistake (a misspelt field, missing data, an impossible mesh) raises
+`UserError`; entry points wrap `main` in `exit_on_user_error`, which prints the message and leaves
+with exit code 2. Anything else is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake in the configuration, the data or the command; its text is one clear line."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`'; did you mean "steps"?'` for the closest of the valid names, or the list of them all."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; valid names: {', '.join(valid)}"
+
+
+def ensure_writable(folder: str | os.PathLike[str]) -> Path:
+    """The folder, made if need be, once a file could be written into it.
+
+    Raises:
+      UserError: the folder cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to folder {folder}: {error.strerror}") from None
+    return folder
+
+
+def exit_on_user_error(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps an entry point: a `UserError` becomes one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            line = " ".join(str(error).split())
+            print(f"gen: error: {line}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+
+    return wrapped

@@ -1,0 +1,172 @@
+"""`python -m gen.evaluate RUN`: likelihood of held-out data, and scores of samples.
+
+Axes: N examples, P positions.
+
+Prints one JSON object: nats per token and bits per dim of a split, and, where the config asks
+for them, scores of samples (for the digits: class accuracy, two-sample test, precision and
+recall, Frechet distance, memorisation), unguided and at the config's guidance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gen.api import Generator, load
+from gen.config import Parser
+from gen.data import Dataset, Split, eval_batches
+from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest
+from gen.inputs import open_data
+from gen.metrics.likelihood import histogram_baseline, summarise_nll
+
+CONDITION_ARGUMENTS = {
+    "class": lambda batch: {"labels": batch["label"]},
+    "text": lambda batch: {"captions": (batch["caption"], batch["caption_valid"])},
+}
+
+
+def split_nll(generator: Generator, split: Split, *, batch_size: int) -> np.ndarray:
+    """Nats of every token of a split, in order: float32 `(N, P)`."""
+    arguments = CONDITION_ARGUMENTS[generator.family.condition.kind]
+    parts = []
+    for batch in eval_batches(split, batch_size):
+        nll = generator.nll(batch["tokens"], **arguments(batch))
+        parts.append(nll[batch["weight"] > 0])
+    return np.concatenate(parts)
+
+
+def likelihood(generator: Generator, split: Split, *, batch_size: int) -> dict[str, float]:
+    """Nats per token and bits per dim; a dim is one token position (a pixel, for the digits)."""
+    nll_NP = split_nll(generator, split, batch_size=batch_size)
+    return summarise_nll(nll_NP, num_dims=generator.family.layout.num_positions)
+
+
+def arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """All tokens `(N, P)` and labels `(N,)` of a class-conditional split."""
+    batches = list(eval_batches(split, batch_size=len(split)))
+    return batches[0]["tokens"], batches[0]["label"]
+
+
+def digit_scores(
+    generator: Generator, dataset: Dataset, *, num_samples: int, seed: int
+) -> dict[str, Any]:
+    """Scores of class-balanced 8x8 digits, and the likelihood of a histogram to compare with.
+
+    `unguided` is at temperature 1 without filters; `guided` at the config's sampling settings.
+    """
+    from gen.metrics.digits import score_samples
+
+    data, settings = generator.config.data, generator.config.sample
+    train, test = arrays(dataset.split(data.train)), arrays(dataset.split(data.test))
+    family = generator.family
+    labels_N = np.arange(num_samples) % family.condition.num_classes
+    choices = {
+        "unguided": {},
+        "guided": {
+            "guidance": settings.guidance,
+            "guidance_interval": settings.guidance_interval,
+            "temperature": settings.temperature,
+            "top_k": settings.top_k,
+            "top_p": settings.top_p,
+        },
+    }
+    scores: dict[str, Any] = {
+        "histogram_bits_per_dim": histogram_baseline(
+            *train,
+            *test,
+            vocab_size=family.layout.vocab_sizes[0],
+            num_classes=family.condition.num_classes,
+        )
+    }
+    for name, choice in choices.items():
+        samples_NP = generator.sample(
+            seed, labels=labels_N, batch_size=min(num_samples, 512), **choice
+        )
+        scores[name] = score_samples(samples_NP, labels_N, train=train, test=test) | choice
+    return scores
+
+
+SAMPLE_SCORES: dict[str, Callable[..., dict[str, Any]]] = {"digits": digit_scores}
+
+
+def check_scores(names: tuple[str, ...]) -> None:
+    """Raises `UserError` for a score that does not exist."""
+    for name in names:
+        if name not in SAMPLE_SCORES:
+            raise UserError(
+                f'config.eval.scores: "{name}" is unknown{nearest(name, SAMPLE_SCORES)}'
+            )
+
+
+def evaluate(
+    generator: Generator,
+    dataset: Dataset,
+    *,
+    split: str,
+    scores: tuple[str, ...] = (),
+    num_samples: int = 1500,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Likelihood of one split and the scores asked for, as one nested dict."""
+    check_scores(scores)
+    batch_size = generator.config.eval.batch_size
+    result: dict[str, Any] = {
+        "split": split,
+        "likelihood": likelihood(generator, dataset.split(split), batch_size=batch_size),
+    }
+    for name in scores:
+        result[name] = SAMPLE_SCORES[name](generator, dataset, num_samples=num_samples, seed=seed)
+    return result
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser(prog="python -m gen.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="a run's folder, or one of its checkpoints")
+    parser.add_argument("--split", help="split to score; default: the config's test split")
+    parser.add_argument("--data-dir", help="where the data is, if not where it was in training")
+    parser.add_argument("--num-samples", type=int, help="samples to score; 0 scores none")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    parser.add_argument("--raw", action="store_true", help="the weights, not their average")
+    parser.add_argument("--out", help="also write the JSON to this file")
+    return parser
+
+
+@exit_on_user_error
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    args = make_parser().parse_args(argv)
+    generator = load(args.run, averaged=not args.raw)
+    config = generator.config
+    if args.data_dir:
+        data = dataclasses.replace(config.data, dir=args.data_dir)
+        config = dataclasses.replace(config, data=data)
+    if args.out:
+        ensure_writable(Path(args.out).parent)
+    dataset = open_data(config, generator.family)
+    split = args.split or config.data.test or config.data.valid
+    if split is None:
+        raise UserError("the config names no test split: give --split")
+    num_samples = config.eval.num_samples if args.num_samples is None else args.num_samples
+    result = evaluate(
+        generator,
+        dataset,
+        split=split,
+        scores=config.eval.scores if num_samples else (),
+        num_samples=num_samples,
+        seed=args.seed,
+    )
+    text = json.dumps({"run": args.run, **result}, indent=2)
+    print(text)
+    if args.out:
+        Path(args.out).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

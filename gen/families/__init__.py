@@ -1,0 +1,10 @@
+"""The families, by the name that a config's `family` field gives."""
+
+from __future__ import annotations
+
+from gen.families.base import Family
+from gen.families.next_token import NextToken
+
+FAMILIES: dict[str, type[Family]] = {
+    "next_token": NextToken,
+}

@@ -1,0 +1,1 @@
+"""Measures of generated data: likelihood, sample quality, memorisation; none needs a download."""

@@ -1,0 +1,1 @@
+"""Networks: the shared transformer, its conditions and its heads."""

@@ -1,0 +1,136 @@
+"""One pre-norm transformer block: attention, then SwiGLU (Shazeer 2020).
+
+Axes: B batch, S slots, D width, F hidden width of the feed-forward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gen.errors import UserError
+from gen.models.attention import Attention, LayerCache
+from gen.models.layers import RMSNorm, drop_path, dropout, linear
+from gen.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """Sizes and regularisation of the shared transformer.
+
+    Attributes:
+      depth: number of blocks.
+      width: D; a multiple of `heads`.
+      heads: query heads.
+      kv_heads: key and value heads, a divisor of `heads`; 0 means as many as `heads`.
+      ffn_multiple: the hidden width is 8/3 of `width`, rounded up to a multiple of this
+        (256 in every published size).
+      norm_eps: added to the mean square before the root.
+      rope_base: wavelength base of the rotary table.
+      token_dropout: dropout on the embedded sequence.
+      residual_dropout: dropout after the attention's output map.
+      ffn_dropout: dropout after the feed-forward.
+      drop_path: stochastic depth of the last block; rises linearly from 0 at the first.
+      remat: recompute blocks in the backward pass instead of storing their activations.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int = 0
+    ffn_multiple: int = 256
+    norm_eps: float = 1e-5
+    rope_base: float = 10000.0
+    token_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    ffn_dropout: float = 0.1
+    drop_path: float = 0.0
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.depth, self.width, self.heads, self.ffn_multiple) < 1:
+            raise UserError(f"depth, width, heads and ffn_multiple must be positive: {self}")
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
+        if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):
+            raise UserError(f"{self.heads} heads are not divisible by {self.kv_heads} kv_heads")
+        for name in ("token_dropout", "residual_dropout", "ffn_dropout", "drop_path"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"{name} is a probability below 1, not {getattr(self, name)}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def ffn_width(self) -> int:
+        """F: two thirds of four times the width, rounded up (LlamaGen `find_multiple`)."""
+        hidden = int(2 * 4 * self.width / 3)
+        return -(-hidden // self.ffn_multiple) * self.ffn_multiple
+
+
+class FeedForward(nnx.Module):
+    """down(silu(gate(x)) * up(x)); LlamaGen calls the three maps w2, w1 and w3."""
+
+    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.gate = linear(config.width, config.ffn_width, dtype=dtype, rngs=rngs)
+        self.up = linear(config.width, config.ffn_width, dtype=dtype, rngs=rngs)
+        self.down = linear(config.ffn_width, config.width, dtype=dtype, rngs=rngs)
+        self.dropout_rate = config.ffn_dropout
+
+    def __call__(self, x_BSD: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        hidden_BSF = jax.nn.silu(self.gate(x_BSD)) * self.up(x_BSD)
+        hidden_BSF = constrain(hidden_BSF, None, "tensor")
+        return dropout(self.down(hidden_BSF), self.dropout_rate, key)
+
+
+class Block(nnx.Module):
+    """h = x + attention(norm(x)); y = h + feed_forward(norm(h))."""
+
+    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(
+            config.width,
+            num_heads=config.heads,
+            num_kv_heads=config.num_kv_heads,
+            dropout_rate=config.residual_dropout,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.ffn_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x_BSD: jax.Array,
+        *,
+        mask: jax.Array,
+        rope: jax.Array | None = None,
+        cache: LayerCache | None = None,
+        slots_S: jax.Array | None = None,
+        contiguous: bool = False,
+        key: jax.Array | None = None,
+        drop_path_rate: jax.Array | float | None = None,
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """One block; `key` switches its dropouts on, `cache` makes it a decoding step."""
+        keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
+        path_keys = (None, None) if drop_path_rate is None else keys[2:]
+        mixed_BSD, cache = self.attention(
+            self.attention_norm(x_BSD),
+            mask=mask,
+            rope=rope,
+            cache=cache,
+            slots_S=slots_S,
+            contiguous=contiguous,
+            key=keys[0],
+        )
+        h_BSD = x_BSD + drop_path(mixed_BSD, drop_path_rate, path_keys[0])
+        fed_BSD = self.feed_forward(self.ffn_norm(h_BSD), key=keys[1])
+        return h_BSD + drop_path(fed_BSD, drop_path_rate, path_keys[1]), cache

@@ -1,0 +1,69 @@
+"""Small layers: normalisation, linear maps, and dropout by explicit keys.
+
+Axes: B batch, S slots, D width.
+
+Parameters are float32; layers compute in the `dtype` they are built with. Flax NNX modules serve
+as containers of parameters only: nothing in them changes after construction, and randomness
+arrives as an argument.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Buffer(nnx.Variable):
+    """A stored array that is part of a checkpoint but is never trained."""
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + eps) * scale (Zhang & Sennrich 2019, eq. 4).
+
+    Normalised in float32, rounded to the dtype of `x`, then scaled: the order of the published
+    implementations, which matters in bfloat16.
+    """
+
+    def __init__(self, width: int, *, eps: float):
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x_BSD: jax.Array) -> jax.Array:
+        x32_BSD = x_BSD.astype(jnp.float32)
+        mean_BS1 = jnp.mean(jnp.square(x32_BSD), axis=-1, keepdims=True)
+        unit_BSD = (x32_BSD * jax.lax.rsqrt(mean_BS1 + self.eps)).astype(x_BSD.dtype)
+        return unit_BSD * self.scale[...].astype(x_BSD.dtype)
+
+
+def linear(
+    fan_in: int, fan_out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, std: float = 0.02
+) -> nnx.Linear:
+    """A linear map without bias, initialised N(0, std^2), as all transformers here use."""
+    init = nnx.initializers.normal(std) if std else nnx.initializers.zeros
+    return nnx.Linear(fan_in, fan_out, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+
+
+def embedding(num: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of `num` rows, initialised N(0, 0.02^2)."""
+    init = nnx.initializers.normal(0.02)
+    return nnx.Embed(num, width, embedding_init=init, dtype=dtype, rngs=rngs)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes entries with probability `rate` and rescales the rest; identity without a key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def drop_path(x_BSD: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:
+    """Drops a whole residual branch per sample (stochastic depth, Huang et al. 2016).
+
+    `rate` may be traced: it differs from layer to layer inside one scan.
+    """
+    if key is None:
+        return x_BSD
+    keep_B11 = jax.random.bernoulli(key, 1.0 - rate, (x_BSD.shape[0], 1, 1))
+    return jnp.where(keep_B11, x_BSD / (1.0 - rate), 0).astype(x_BSD.dtype)

@@ -1,0 +1,278 @@
+"""`python -m gen.train --config FILE --workdir DIR`: trains a generator, scores it, shows it.
+
+Read from the top: check everything a user can get wrong, open or resume the run, step, and at
+the end score the test set once, draw samples and write `result.json`. Started again with the
+same arguments, a run goes on from its newest whole checkpoint and ends bit-identical to one that
+was never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen import __version__, sharding
+from gen import config as configs
+from gen.api import Generator, count_parameters
+from gen.config import Config
+from gen.data import Dataset, batches
+from gen.errors import UserError, ensure_writable, exit_on_user_error
+from gen.evaluate import check_scores, evaluate, likelihood
+from gen.inputs import class_names, open_data
+from gen.sample import save_samples
+from gen.schema import differences
+from gen.training import checkpoint
+from gen.training.init_from import start_from
+from gen.training.logs import Logs
+from gen.training.state import Trainer, TrainState
+
+# What may change when a run is resumed: nothing that its parameters depend on.
+FREE = ("mesh", "sample", "eval", "data.dir", "train.keep")
+FREE += ("train.log_every", "train.eval_every", "train.save_every")
+
+RESTART = 42  # exit code of a run that was told to stop and can be started again
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT, so that a run can save before it goes. A second one kills."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received:
+            raise SystemExit(128 + number)
+        self.received = True
+
+
+@dataclasses.dataclass
+class Run:
+    """A checked run, before anything is compiled."""
+
+    config: Config
+    workdir: Path
+    trainer: Trainer
+    dataset: Dataset
+    init_from: str | None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.workdir / "checkpoints"
+
+
+def make_parser() -> configs.Parser:
+    """The command line."""
+    parser = configs.Parser(
+        prog="python -m gen.train",
+        description=__doc__.splitlines()[0],
+        epilog="Any field: --config.optim.lr=3e-4. FILE:debug runs a few steps of a small model.",
+    )
+    parser.add_argument("--config", required=True, help="config file, FILE.py or FILE.py:argument")
+    parser.add_argument("--workdir", help="folder of the run; default: runs/<config's name>")
+    parser.add_argument("--init_from", help="start from the weights of this run or checkpoint")
+    return parser
+
+
+def prepare(argv: list[str] | None) -> Run:
+    """Everything that can be refused is refused here, before compilation."""
+    args, rest = make_parser().parse_known_args(argv)
+    config = configs.load(args.config, configs.split_overrides(rest))
+    check_scores(config.eval.scores)
+    name = args.config.replace(":", "_").replace(",", "_")
+    workdir = ensure_writable(args.workdir or Path("runs") / Path(name).stem)
+    rows, passes = config.train.batch_size, config.optim.accumulate
+    if rows % passes:
+        raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
+    mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
+    trainer = Trainer(config, mesh)
+    dataset = open_data(config, trainer.family)
+    check_resumable(config, workdir)
+    if args.init_from:
+        checkpoint.find(args.init_from)
+    return Run(config, workdir, trainer, dataset, args.init_from)
+
+
+def check_resumable(config: Config, workdir: Path) -> None:
+    """Refuses to go on with a run that was started with other settings."""
+    steps = checkpoint.steps_in(workdir / "checkpoints")
+    for step in steps:
+        try:
+            meta = checkpoint.read_meta(workdir / "checkpoints" / str(step))
+        except UserError:
+            continue  # damaged; the one before it will be tried
+        # Through JSON, which makes lists of tuples.
+        now = json.loads(json.dumps(config.to_json()))
+        changed = [p for p in differences(meta["config"], now) if not p.startswith(FREE)]
+        if changed:
+            raise UserError(
+                f"the run in {workdir} was started with other settings of "
+                f"{', '.join(changed)}: give another --workdir (and --init_from to use its weights)"
+            )
+        return
+
+
+def open_state(run: Run, saved: checkpoint.Checkpoints) -> TrainState:
+    """The newest whole checkpoint, other weights, or a fresh start."""
+    state = saved.restore_latest(run.trainer.abstract)
+    if state is not None:
+        print(f"going on from step {int(state.step)} of {run.workdir}", file=sys.stderr)
+        return state
+    return start_from(run.init_from, run.trainer) if run.init_from else run.trainer.init()
+
+
+def global_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
+    """Training batches from step `start` on, cut over the mesh."""
+    config = run.config
+    host, hosts = jax.process_index(), jax.process_count()
+    if config.train.batch_size % hosts:
+        raise UserError(f"a batch of {config.train.batch_size} does not divide over {hosts} hosts")
+    source = batches(
+        run.dataset.split(config.data.train), batch_size=config.train.batch_size,
+        seed=config.train.seed, host=host, num_hosts=hosts, shift=config.data.shift,
+    )  # fmt: skip
+    where = sharding.batch_sharding(run.trainer.mesh)
+    for batch in source.iterate(start):
+        yield jax.tree.map(lambda a: jax.make_array_from_process_local_data(where, a), batch)
+
+
+def check_finite(run: Run, skipped: int, step: int) -> None:
+    """Ends a run whose updates have stopped being finite."""
+    if skipped >= run.config.train.max_skipped:
+        raise UserError(
+            f"{skipped} updates in a row up to step {step} were not finite: lower "
+            f"config.optim.lr; the newest checkpoint in {run.checkpoints} is from before"
+        )
+
+
+def train(run: Run) -> tuple[TrainState, Generator]:
+    """Steps to the end, with reports, held-out scores and checkpoints on the way."""
+    config, trainer = run.config, run.trainer
+    saved = checkpoint.Checkpoints(
+        run.workdir, keep=config.train.keep,
+        meta={"config": config.to_json(), "versions": versions()},
+    )  # fmt: skip
+    state = open_state(run, saved)
+    start = int(state.step)
+    generator = Generator(
+        config, trainer.averaged(state), mesh=trainer.mesh, dtype=config.train.dtype
+    )
+    logs = Logs(run.workdir, start=start, total=config.train.steps)
+    stop, stepper, stream = StopSignal(), trainer.jit_step(), global_batches(run, start)
+    recent: list[dict[str, jax.Array]] = []
+    clock = time.perf_counter()
+    for step in range(start + 1, config.train.steps + 1):
+        state, metrics = stepper(state, next(stream))
+        recent.append(metrics)
+        logs.advance()
+        last = step == config.train.steps
+        if step % config.train.log_every == 0 or last or stop.received:
+            values = {k: float(np.mean([m[k] for m in recent])) for k in metrics}
+            values["skipped"] = float(recent[-1]["skipped"])
+            check_finite(run, int(values["skipped"]), step)
+            rate = len(recent) * config.train.batch_size / (time.perf_counter() - clock)
+            logs.write(step, values | {"samples_per_second": rate})
+            logs.bar.set_postfix(loss=f"{values['loss']:.3f}", rate=f"{rate:.0f} samples/s")
+            recent, clock = [], time.perf_counter()
+        if config.data.valid and (step % config.train.eval_every == 0 or last):
+            generator.params = trainer.averaged(state)
+            held_out = likelihood(
+                generator, run.dataset.split(config.data.valid), batch_size=config.eval.batch_size
+            )
+            logs.write(step, {f"valid/{name}": value for name, value in held_out.items()})
+            clock = time.perf_counter()
+        if step % config.train.save_every == 0 or last or stop.received:
+            saved.save(state)
+        if stop.received and not last:
+            saved.close()
+            logs.close()
+            print(f"stopped at step {step}; the same command goes on from here", file=sys.stderr)
+            raise SystemExit(RESTART)
+    saved.close()
+    logs.save_curves()
+    logs.close()
+    generator.params = trainer.averaged(state)
+    return state, generator
+
+
+def finish(run: Run, generator: Generator) -> dict[str, Any]:
+    """Scores the test split once, draws samples, and returns what `result.json` holds."""
+    config = run.config
+    result: dict[str, Any] = {
+        "steps": config.train.steps,
+        "parameters": count_parameters(run.trainer.family),
+    }
+    if config.data.test:
+        result |= evaluate(
+            generator, run.dataset, split=config.data.test,
+            scores=config.eval.scores, num_samples=config.eval.num_samples,
+        )  # fmt: skip
+    if run.trainer.family.condition.kind == "class":
+        settings = dataclasses.asdict(config.sample)
+        num_classes = run.trainer.family.condition.num_classes
+        labels_N = np.arange(100 if num_classes >= 10 else 10 * num_classes) % num_classes
+        samples_NP = generator.sample(config.train.seed, labels=labels_N, **settings)
+        names = class_names(run.dataset, num_classes)
+        save_samples(
+            run.workdir / "samples.png", samples_NP, layout=run.trainer.family.layout,
+            labels=[names[label] for label in labels_N],
+            title=f"step {config.train.steps}, guidance {settings['guidance']}",
+        )  # fmt: skip
+    return result
+
+
+def describe(run: Run) -> str:
+    """One line on what is about to run."""
+    mesh = "x".join(str(size) for size in run.trainer.mesh.shape.values())
+    return (
+        f"{run.config.family}, {count_parameters(run.trainer.family):,} parameters, "
+        f"{len(run.dataset.split(run.config.data.train))} training examples, "
+        f"mesh {mesh} (data x fsdp x tensor) -> {run.workdir}"
+    )
+
+
+def versions() -> dict[str, str]:
+    """What the figures of a run depend on."""
+    device = jax.devices()[0]
+    found = {"gen": __version__, "jax": jax.__version__, "python": sys.version.split()[0]}
+    return found | {"device": f"{jax.device_count()} x {device.device_kind}"}
+
+
+@exit_on_user_error
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    started = time.perf_counter()
+    run = prepare(argv)
+    with jax.set_mesh(run.trainer.mesh):
+        print(describe(run), file=sys.stderr)
+        _, generator = train(run)
+        result = finish(run, generator)
+    result |= {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time(),
+        "versions": versions(),
+        "config": run.config.to_json(),
+    }
+    if jax.process_index() == 0:
+        path = run.workdir / "result.json"
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        summary = {k: v for k, v in result.items() if k not in ("config", "versions")}
+        print(json.dumps(summary, indent=2))
+        print(
+            f"wrote {path}, samples.png, curves.png, metrics.jsonl in {run.workdir}",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,83 @@
+"""What a run reports: a progress bar, `metrics.jsonl`, and TensorBoard event files.
+
+Every record of `metrics.jsonl` is one line with its `step`, written and flushed at once, so that
+a killed run leaves whole lines. A resumed run first drops the lines after its checkpoint: the
+file of a run that was killed equals that of one that was not, times aside.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from gen import pictures
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole records of a `metrics.jsonl`; a line cut off by a kill is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+class Logs:
+    """The reports of one run, from step `start` on."""
+
+    def __init__(self, workdir: Path, *, start: int, total: int):
+        self.workdir = workdir
+        self.path = workdir / "metrics.jsonl"
+        kept = [record for record in read_metrics(self.path) if record["step"] <= start]
+        self._rewrite(kept)
+        self._stream = self.path.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        # Into a file, a bar every ten seconds is enough.
+        interval = 0.1 if sys.stderr.isatty() else 10.0
+        self.bar = tqdm(
+            total=total, initial=start, unit="step", desc="training", mininterval=interval
+        )
+
+    def _rewrite(self, records: list[dict[str, Any]]) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+        temporary.replace(self.path)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Records values at a step (updates done)."""
+        self._stream.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def advance(self, **shown: str) -> None:
+        """Moves the bar by one step; `shown` replaces what stands behind it."""
+        if shown:
+            self.bar.set_postfix(shown, refresh=False)
+        self.bar.update()
+
+    def save_curves(self) -> None:
+        """Draws the losses of the whole run into `curves.png`."""
+        curves: dict[str, tuple[list, list]] = {}
+        for record in read_metrics(self.path):
+            for name, label in (("loss", "training loss"), ("valid/nats_per_token", "held out")):
+                if name in record:
+                    xs, ys = curves.setdefault(label, ([], []))
+                    xs.append(record["step"])
+                    ys.append(record[name])
+        if curves:
+            pictures.save_curves(
+                self.workdir / "curves.png", curves,
+                title="training", x_label="step", y_label="nats per token",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        self.bar.close()
+        self._stream.close()
+        self._board.close()
