@@ -190,7 +190,15 @@ def read_file(path: Path, argument: str | None) -> dict[str, Any]:
         raise UserError(f"config file {path} defines no get_config()")
     if argument and not inspect.signature(get_config).parameters:
         raise UserError(f'config file {path} takes no argument, got ":{argument}" (":debug" works)')
-    values = get_config(argument) if argument else get_config()
+    try:
+        values = get_config(argument) if argument else get_config()
+    except (KeyError, ValueError) as error:
+        if not argument:
+            raise
+        raise UserError(
+            f'config file {path} does not take the argument "{argument}" ({error!r}); '
+            "its first lines say what it takes"
+        ) from None
     return values.to_dict()
 
 

@@ -105,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     generator = load(args.run, averaged=not args.raw, dtype=args.dtype)
     settings = settings_from(args, generator.config.sample)
     labels_N = labels_for(args, generator)
-    with tqdm(total=len(labels_N), unit="sample", desc="sampling") as bar:
+    # The delay keeps a bar that never moved out of the way of an error message.
+    with tqdm(total=len(labels_N), unit="sample", desc="sampling", delay=0.5) as bar:
         tokens_NP = generator.sample(
             args.seed,
             labels=labels_N,

@@ -7,6 +7,7 @@ with the nearest valid field; nothing is converted silently except an int where 
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -106,7 +107,9 @@ def parse(kind: Any, text: str, path: str) -> Any:
             if number.is_integer():
                 return int(number)
         if typing.get_origin(option) is tuple:
-            items = [item for item in stripped.strip("()[]").split(",") if item.strip()]
+            bare = re.fullmatch(r"[(\[](.*)[)\]]", stripped)
+            listed = bare.group(1) if bare else stripped
+            items = [item for item in listed.split(",") if item.strip()]
             inner = typing.get_args(option)
             if inner[-1] is Ellipsis:
                 inner = (inner[0],) * len(items)

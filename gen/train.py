@@ -99,7 +99,7 @@ def prepare(argv: list[str] | None) -> Run:
     dataset = open_data(config, trainer.family)
     check_resumable(config, workdir)
     if args.init_from:
-        checkpoint.find(args.init_from)
+        checkpoint.read_meta(checkpoint.find(args.init_from))
     return Run(config, workdir, trainer, dataset, args.init_from)
 
 

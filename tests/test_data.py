@@ -7,10 +7,10 @@ from importlib import resources
 
 import numpy as np
 import pytest
-from data_helpers import CLASSES, FACTORS, LATENTS, LAYOUTS, TEXT, UNCONDITIONAL, error_of
 
 from gen.data import open_dataset, random_dataset
 from gen.layouts import Layout, grid
+from tests.data_helpers import CLASSES, FACTORS, LATENTS, LAYOUTS, TEXT, UNCONDITIONAL, error_of
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@
 import data_helpers as helpers
 import numpy as np
 import pytest
-from data_helpers import LATENTS, SMALL, WIDE, error_of
 
 from gen.data import open_dataset
+from tests.data_helpers import LATENTS, SMALL, WIDE, error_of
 
 
 @pytest.mark.parametrize("name", ["../toy", "a/b", "/etc", "..", ".", ".hidden", "", "a b", "a\n"])

@@ -3,11 +3,11 @@ import itertools
 import data_helpers as helpers
 import numpy as np
 import pytest
-from data_helpers import FACTORS, LATENTS, SMALL, TEXT, UNCONDITIONAL
 
 from gen.data import batches, eval_batches, open_dataset, random_dataset, write_dataset
 from gen.errors import UserError
 from gen.layouts import grid
+from tests.data_helpers import FACTORS, LATENTS, SMALL, TEXT, UNCONDITIONAL
 
 COUNTING = grid(1, 1, 1000)
 FLIP = {"kind": "flip", "count": 2}

@@ -5,9 +5,18 @@ import pickle
 import data_helpers as helpers
 import numpy as np
 import pytest
-from data_helpers import CLASSES, FACTORS, LATENTS, LAYOUTS, SMALL, TEXT, UNCONDITIONAL, error_of
 
 from gen.data import Manifest, open_dataset, write_dataset
+from tests.data_helpers import (
+    CLASSES,
+    FACTORS,
+    LATENTS,
+    LAYOUTS,
+    SMALL,
+    TEXT,
+    UNCONDITIONAL,
+    error_of,
+)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

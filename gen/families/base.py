@@ -105,7 +105,7 @@ class Family(abc.ABC):
         drop_B: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Teacher-forced logits, float32 `(B, P, V)`; `drop_B` marks rows with the null condition."""
+        """Teacher-forced logits, float32 `(B, P, V)`; `drop_B` marks null rows."""
         prompt = model.condition(condition, drop_B)
         x_BSD = self.inputs(model, tokens_BP, prompt)
         slots_S = jnp.arange(x_BSD.shape[1])
@@ -138,7 +138,8 @@ class Family(abc.ABC):
             drop_B = jax.random.bernoulli(drop_key, self.condition.drop_rate, (rows,))
         condition = {name: batch[name] for name in self.condition_fields}
         nll = self.nll(model, batch["tokens"], condition, drop_B=drop_B, key=noise_key)
-        return jnp.mean(nll), {}
+        # Per sample first: one long float32 sum would lose digits that depend on the mesh.
+        return jnp.mean(jnp.mean(nll.reshape(rows, -1), axis=1)), {}
 
     def sample(
         self,

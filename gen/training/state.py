@@ -168,7 +168,7 @@ class Trainer:
             if decay
             else {}
         )
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         before = (trained, state.ema, state.optimizer)
         moved, ema, optimizer = jax.tree.map(

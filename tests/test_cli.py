@@ -1,0 +1,239 @@
+"""A user's mistakes: one clear line, exit code 2, before anything is compiled."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from gen import data, evaluate, layouts, sample, train
+from tests import tiny
+
+
+@pytest.fixture
+def no_compilation(monkeypatch):
+    """Fails the test if anything is compiled or traced after all."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("compilation started before the mistake was found")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    monkeypatch.setattr(train, "train", refuse)
+
+
+def error_of(capsys, main, *arguments) -> str:
+    """The one line that a command leaves, having exited with 2."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("gen: error: "), lines
+    return lines[0].removeprefix("gen: error: ")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A finished tiny run."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = tiny.write_config(folder / "tiny.py")
+    train.main(["--config", str(config), "--workdir", str(folder / "run")])
+    return folder / "run"
+
+
+def write_grid(directory, *, vocab_size=11, num_classes=5, rows=20, **changes):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "tokens": rng.integers(0, vocab_size, (rows, 12)).astype(np.uint8),
+        "label": rng.integers(0, num_classes, rows),
+    } | changes
+    return data.write_dataset(
+        directory,
+        name="mine",
+        splits={"train": arrays, "test": arrays},
+        layout=layouts.grid(3, 4, vocab_size),
+        condition={"kind": "class", "num_classes": num_classes, "names": None},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.train.stepz=3"], 'config.train has no field "stepz"; did you mean "steps"?'),
+        (["--config.train.steps=ten"], 'config.train.steps must be int, not "ten"'),
+        (["--config.mesh.data=3"], "needs 3 devices, there are 1"),
+        (["--config.mesh.fsdp=2"], "does not divide the 1 devices"),
+        (["--config.mesh.tensor=0"], "sizes are >= 1"),
+        (["--config.optim.accumulate=3"], "does not divide into 3 passes"),
+        (["--config.data.name=absent"], 'dataset "absent" is not in'),
+        (["--config.data.name=../x"], "../x"),
+        (["--config.data.valid=nosuch"], "nosuch"),
+        (["--config.data.valid=test[:0]"], 'config.data.valid "test[:0]"'),
+        (["--config.eval.scores=digit"], 'did you mean "digits"?'),
+        (["--config.optim.warmup_steps=4"], "warmup_steps"),
+        (["--config.train.freeze=nothing"], "matches no parameter"),
+        (["--confg.train.steps=3"], "unknown argument"),
+        (["--init_from", "/nonexistent/run"], "does not exist"),
+    ],
+)
+def test_train_refuses(tmp_path, capsys, no_compilation, arguments, message):
+    config = tiny.write_config(tmp_path / "tiny.py")
+    line = error_of(
+        capsys, train.main, "--config", config, "--workdir", tmp_path / "run", *arguments
+    )
+    assert message in line
+
+
+def test_missing_arguments(capsys, no_compilation):
+    assert "--config" in error_of(capsys, train.main)
+    assert "does not exist" in error_of(capsys, train.main, "--config", "nosuch.py")
+
+
+def test_unwritable_workdir(tmp_path, capsys, no_compilation):
+    config = tiny.write_config(tmp_path / "tiny.py")
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run", "/proc/nothing/run"):
+        line = error_of(capsys, train.main, "--config", config, "--workdir", workdir)
+        assert f"cannot write to folder {workdir}" in line
+
+
+def test_published_config_without_tokens(capsys, tmp_path, no_compilation):
+    line = error_of(
+        capsys, train.main, "--config", tiny.ROOT / "configs" / "llamagen_b.py",
+        "--workdir", tmp_path / "run", "--config.data.dir", tmp_path,
+    )  # fmt: skip
+    for part in ("imagenet256_vq16", str(tmp_path), "gen.data.write_dataset", ":debug"):
+        assert part in line
+
+
+def test_data_that_does_not_fit(tmp_path, capsys, no_compilation):
+    write_grid(tmp_path)
+    for override, message in (
+        ({}, None),
+        ({"model.vocab_size": 12}, "the data has vocabulary 11, the model vocabulary 12"),
+        ({"model.grid": [4, 3]}, "lattice 1x3x4"),
+        ({"model.condition.num_classes": 4}, "the data has 5 classes, the model 4 classes"),
+        (tiny.text(), "no captions"),
+    ):
+        config = tiny.write_config(tmp_path / "tiny.py", **{"data.name": "mine"}, **override)
+        arguments = ["--config", config, "--workdir", tmp_path / "run"]
+        arguments += ["--config.data.dir", tmp_path]
+        if message is None:
+            assert train.prepare([str(a) for a in arguments]).dataset.manifest.name == "mine"
+        else:
+            assert message in error_of(capsys, train.main, *arguments)
+
+
+def test_damaged_record(tmp_path, capsys, no_compilation):
+    manifest = write_grid(tmp_path)
+    shard = next(tmp_path.rglob(next(iter(manifest.shards))))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    config = tiny.write_config(tmp_path / "tiny.py", **{"data.name": "mine"})
+    line = error_of(
+        capsys, train.main, "--config", config, "--workdir", tmp_path / "run",
+        "--config.data.dir", tmp_path,
+    )  # fmt: skip
+    assert shard.name in line
+
+
+def test_checkpoint_missing_or_cut(tmp_path, capsys, run_folder):
+    assert "does not exist" in error_of(capsys, sample.main, tmp_path / "nosuch")
+    (tmp_path / "empty").mkdir()
+    assert "holds no checkpoint" in error_of(capsys, evaluate.main, tmp_path / "empty")
+    copy = tmp_path / "copy"
+    shutil.copytree(run_folder, copy)
+    newest = max((copy / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    biggest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    biggest.write_bytes(biggest.read_bytes()[:-7])
+    for main, arguments in (
+        (sample.main, [copy]),
+        (evaluate.main, [newest]),
+        (train.main, ["--config", tiny.write_config(tmp_path / "c.py"), "--init_from", newest,
+                      "--workdir", tmp_path / "run"]),
+    ):  # fmt: skip
+        line = error_of(capsys, main, *arguments)
+        assert "is damaged" in line and biggest.name in line
+    (newest / "sha256.json").unlink()
+    shutil.rmtree(newest / "params")
+    assert "cannot be read" in error_of(capsys, sample.main, newest)
+
+
+def test_resuming_with_other_settings(tmp_path, capsys, run_folder):
+    config = tiny.write_config(tmp_path / "tiny.py")
+    line = error_of(
+        capsys, train.main, "--config", config, "--workdir", run_folder,
+        "--config.optim.lr=1", "--config.model.vocab_size=12", "--config.train.log_every=3",
+    )  # fmt: skip
+    assert "model.vocab_size, optim.lr" in line and "log_every" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "5"], "labels lie in [0, 5)"),
+        (["--labels", "a"], "--labels takes numbers"),
+        (["--num", "0"], "--num is at least 1"),
+        (["--temperature", "-1"], "temperature is at least 0"),
+        (["--temperature", "hot"], "--temperature must be float"),
+        (["--top-k", "1.5"], "--top-k must be int"),
+        (["--top-p", "0"], "top_p lies in (0, 1]"),
+        (["--out", "/proc/nothing/samples"], "cannot write to folder"),
+        (["--dtype", "int8"], "invalid choice"),
+    ],
+)
+def test_sample_refuses(run_folder, capsys, arguments, message):
+    line = error_of(capsys, sample.main, run_folder, *arguments)
+    assert message in line
+
+
+def test_evaluate_refuses(run_folder, capsys):
+    assert "nosuch" in error_of(capsys, evaluate.main, run_folder, "--split", "nosuch")
+
+
+def test_guidance_without_a_null_class(tmp_path, capsys):
+    config = tiny.write_config(tmp_path / "tiny.py", **{"model.condition.drop_rate": 0.0})
+    train.main(["--config", str(config), "--workdir", str(tmp_path / "run")])
+    capsys.readouterr()
+    line = error_of(capsys, sample.main, tmp_path / "run", "--guidance", "2")
+    assert "null condition" in line
+
+
+def test_a_run_leaves_what_it_promises(run_folder):
+    result = json.loads((run_folder / "result.json").read_text())
+    assert result["steps"] == 4 and result["parameters"] > 1000
+    assert result["config"]["train"]["steps"] == 4
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    held_out = [line for line in lines if "valid/nats_per_token" in line]
+    assert [line["step"] for line in held_out] == [2, 4]
+    assert all(line["valid/bits_per_dim"] > 0 for line in held_out)
+    for name in ("samples.png", "curves.png"):
+        assert (run_folder / name).read_bytes().startswith(b"\x89PNG")
+    assert any((run_folder / "tensorboard").iterdir())
+    steps = {int(path.name) for path in (run_folder / "checkpoints").iterdir()}
+    assert steps == {2, 4}
+
+
+def test_sample_writes_tokens_and_picture(run_folder, tmp_path):
+    arguments = [str(run_folder), "--labels", "0,2-3", "--num", "7", "--guidance", "2"]
+    arguments += ["--temperature", "0.9", "--top-k", "5", "--seed", "3"]
+    sample.main([*arguments, "--out", str(tmp_path / "new" / "s")])
+    stored = np.load(tmp_path / "new" / "s.npz")
+    assert stored["labels"].tolist() == [0, 2, 3, 0, 2, 3, 0]
+    assert stored["tokens"].shape == (7, 12)
+    settings = json.loads(str(stored["settings"]))
+    assert settings["guidance"] == 2.0 and settings["top_k"] == 5 and settings["seed"] == 3
+    assert (tmp_path / "new" / "s.png").stat().st_size > 100
+    sample.main([*arguments, "--out", str(tmp_path / "again")])
+    np.testing.assert_array_equal(stored["tokens"], np.load(tmp_path / "again.npz")["tokens"])
+
+
+def test_evaluate_prints_json(run_folder, tmp_path, capsys):
+    evaluate.main([str(run_folder), "--split", "test", "--out", str(tmp_path / "e.json")])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "e.json").read_text())
+    assert printed["likelihood"]["count"] == 64
+    nats = printed["likelihood"]["nats_per_token"]
+    assert np.isclose(printed["likelihood"]["bits_per_dim"], nats / np.log(2))

@@ -1,0 +1,149 @@
+"""Cached decoding equals the full forward: for every family, condition, guidance and shape.
+
+Axes: B samples, P positions, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gen.decoding import draws as drawing
+from gen.decoding.guidance import guide, num_guided_steps
+from gen.decoding.tokens import token_sampling
+from gen.families import FAMILIES
+from tests import tiny
+
+BATCH = 3
+
+CASES = {
+    "class": {},
+    "class, other shape, grouped keys": {
+        "model.grid": [4, 5],
+        "model.vocab_size": 7,
+        "model.backbone": {
+            "depth": 3,
+            "width": 48,
+            "heads": 4,
+            "kv_heads": 2,
+            "ffn_multiple": 8,
+            "rope_base": 100.0,
+        },
+    },
+    "class, caches of several lengths": {
+        "model.grid": [9, 8],
+        "model.backbone": {"depth": 1, "width": 16, "heads": 2, "ffn_multiple": 8},
+    },
+    "text": tiny.text(),
+    "text, other shape": tiny.text(**{"model.grid": [4, 3], "model.vocab_size": 6}),
+}
+
+
+def decode(family, params, condition, tokens_BP, scale_N):
+    """Cached decoding that is forced, by its noise, to draw the given tokens."""
+    graphdef = nnx.split(family.build(nnx.Rngs(0)))[0]
+    forced_NBRV = 1e6 * jax.nn.one_hot(tokens_BP.T, family.layout.vocab_sizes[0])[:, :, None]
+    draws = drawing.RecordedDraws({"token": forced_NBRV})
+
+    def run(params, condition, scale_N):
+        return family.sample(
+            nnx.merge(graphdef, params),
+            condition,
+            draws=draws,
+            scale_N=scale_N,
+            num_guided=num_guided,
+            sampling=token_sampling(),
+            keep_logits=True,
+        )
+
+    num_guided = num_guided_steps(scale_N)
+    return jax.jit(run)(params, condition, scale_N)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("guidance", ["off", "on", "off midway"])
+def test_cached_equals_full(case, guidance):
+    config = tiny.config(**CASES[case])
+    family = FAMILIES[config.family](config.model)
+    params = tiny.random_params(family)
+    rng = np.random.default_rng(1)
+    tokens_BP = rng.integers(
+        0, family.layout.vocab_sizes[0], (BATCH, family.layout.num_positions)
+    ).astype(np.int32)
+    if family.condition.kind == "class":
+        condition = {"label": jnp.arange(BATCH) % family.condition.num_classes}
+    else:
+        features, valid = tiny.captions(family.condition, BATCH)
+        condition = {"caption": jnp.asarray(features), "caption_valid": jnp.asarray(valid)}
+    arguments = {"off": (None, -1), "on": (2.5, -1), "off midway": (2.5, 4)}[guidance]
+    scale_N = family.scales(*arguments)
+    assert num_guided_steps(scale_N) == {"off": 0, "on": len(scale_N), "off midway": 6}[guidance]
+
+    graphdef = nnx.split(family.build(nnx.Rngs(0)))[0]
+    full = jax.jit(lambda p, drop_B: family.logits(
+        nnx.merge(graphdef, p), tokens_BP, condition, drop_B=drop_B
+    ))  # fmt: skip
+    cond_BPV = full(params, np.zeros(BATCH, bool))
+    null_BPV = full(params, np.ones(BATCH, bool))
+    expected_BPV = guide(cond_BPV, null_BPV, scale_N[:, None])
+
+    decoded_BP, logits_BPV = decode(family, params, condition, tokens_BP, scale_N)
+    np.testing.assert_array_equal(decoded_BP, tokens_BP)
+    assert np.std(expected_BPV) > 0.1, "the case would pass with a dead model"
+    # Tokens were drawn at random, so most are not the greedy ones.
+    assert np.mean(np.argmax(expected_BPV, -1) == tokens_BP) < 0.6
+    np.testing.assert_allclose(logits_BPV, expected_BPV, atol=1e-5, rtol=1e-5)
+
+
+def test_plan_of_next_token():
+    config = tiny.config(**{"model.grid": [9, 8]})
+    plan = FAMILIES["next_token"](config.model).plan
+    assert plan.num_steps == 72
+    assert [phase.cache_length for phase in plan.phases] == [64, 72]
+    assert np.array_equal(plan.mask_SS, np.tril(np.ones((72, 72), bool)))
+    assert sum(p.num_steps for p in plan.phases_cut_at(5)) == 72
+    assert [p.first_step for p in plan.phases_cut_at(5)] == [0, 5, 64]
+
+
+def test_padding_of_a_caption_is_never_seen():
+    config = tiny.config(**tiny.text())
+    generator = tiny.generator(config)
+    condition = generator.family.condition
+    features, valid = tiny.captions(condition, 3)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 11, (3, 12))
+    other = np.where(valid[..., None], features, 9.0)
+    first = generator.logits(tokens, captions=(features, valid))
+    np.testing.assert_array_equal(first, generator.logits(tokens, captions=(other, valid)))
+    assert np.abs(first - generator.logits(tokens, captions=(features, None))).max() > 1e-3
+
+
+def test_sample_i_is_the_same_whatever_the_batch():
+    generator = tiny.generator(tiny.config())
+    labels = np.arange(7) % 5
+    whole = generator.sample(3, labels=labels, guidance=1.5, batch_size=7)
+    for size in (1, 3):
+        parts = generator.sample(3, labels=labels, guidance=1.5, batch_size=size)
+        np.testing.assert_array_equal(whole, parts)
+    assert (whole != generator.sample(4, labels=labels, guidance=1.5)).mean() > 0.3
+    np.testing.assert_array_equal(
+        whole, generator.sample(jax.random.key(3), labels=labels, guidance=1.5)
+    )
+
+
+def test_recorded_draws_decide_the_sample():
+    generator = tiny.generator(tiny.config())
+    noise = np.random.default_rng(0).gumbel(size=(12, 2, 1, 11)).astype(np.float32)
+    draws = drawing.RecordedDraws({"token": jnp.asarray(noise)})
+    tokens = generator.sample(0, labels=[1, 2], draws=draws)
+    np.testing.assert_array_equal(tokens, generator.sample(9, labels=[1, 2], draws=draws))
+    logits = generator.logits(tokens, labels=[1, 2])
+    np.testing.assert_array_equal(tokens, np.argmax(logits + noise[:, :, 0].swapaxes(0, 1), -1))
+
+
+def test_greedy_sampling_takes_the_most_likely_token():
+    generator = tiny.generator(tiny.config())
+    tokens = generator.sample(0, labels=[0, 3], temperature=0)
+    logits = generator.logits(tokens, labels=[0, 3])
+    np.testing.assert_array_equal(tokens, np.argmax(logits, -1))

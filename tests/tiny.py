@@ -1,0 +1,118 @@
+"""Small configs and models with weights that matter, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from gen import config as configs
+from gen.api import Generator, abstract_model
+from gen.families import FAMILIES
+
+ROOT = Path(__file__).parent.parent
+
+
+def values(**overrides: Any) -> dict[str, Any]:
+    """Plain fields of a tiny next-token run on random data; dotted names override."""
+    fields = {
+        "family": "next_token",
+        "model": {
+            "grid": [3, 4],
+            "vocab_size": 11,
+            "condition": {"kind": "class", "num_classes": 5},
+            "backbone": {"depth": 2, "width": 32, "heads": 4, "ffn_multiple": 16},
+        },
+        "data": {"name": "random", "valid": "test"},
+        "optim": {"lr": 1e-2, "ema_decay": 0.9},
+        "train": {
+            "steps": 4,
+            "batch_size": 8,
+            "dtype": "float32",
+            "log_every": 1,
+            "eval_every": 2,
+            "save_every": 2,
+        },
+    }
+    for dotted, value in overrides.items():
+        *groups, name = dotted.split(".")
+        target = fields
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[name] = value
+    return fields
+
+
+def config(**overrides: Any) -> configs.Config:
+    return configs.from_json(values(**overrides))
+
+
+def write_config(path: Path, **overrides: Any) -> Path:
+    """A config file of these fields."""
+    path.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n"
+        f"    return ConfigDict(json.loads({json.dumps(values(**overrides))!r}))\n"
+    )
+    return path
+
+
+def text(**overrides: Any) -> dict[str, Any]:
+    """Overrides that make the tiny model text-conditional."""
+    return {
+        "model.condition": {"kind": "text", "caption_length": 6, "caption_dim": 7},
+        **overrides,
+    }
+
+
+def random_params(family: Any, seed: int = 0, scale: float = 0.15) -> dict[str, Any]:
+    """Parameters with every entry random: a head that starts at zero would hide everything."""
+    shapes = nnx.to_pure_dict(nnx.state(abstract_model(family)))
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    drawn = [
+        scale * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    params = jax.tree.unflatten(tree, drawn)
+    # Norm scales lie around one, as in a trained model.
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 1 + leaf if "scale" in str(path[-1]) else leaf, params
+    )
+
+
+def generator(config: configs.Config, seed: int = 0, **arguments: Any) -> Generator:
+    family = FAMILIES[config.family](config.model)
+    return Generator(config, random_params(family, seed), **arguments)
+
+
+def captions(condition: Any, batch: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Left-padded caption features of different lengths, and their validity."""
+    rng = np.random.default_rng(seed)
+    length, dim = condition.caption_length, condition.caption_dim
+    counts = 1 + np.arange(batch) % length
+    valid = np.arange(length) >= length - counts[:, None]
+    features = rng.normal(size=(batch, length, dim)).astype(np.float32) * valid[..., None]
+    return features, valid
+
+
+def run_module(module: str, *arguments: Any, devices: int = 1, timeout: float = 300, **env: str):
+    """Runs `python -m module ...` in a process of its own."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **env,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+        cwd=ROOT,
+    )
