@@ -28,7 +28,8 @@ class DataConfig:
 
     `digits` is made on first use, `random` is made up from the model's own layout; any other
     name is a folder that `gen.data.write_dataset` wrote. Splits take slices: `train[:-150]`.
-    `shift` moves gray-level images by up to that many cells, each way, when training.
+    `shift` moves gray-level images by up to that many cells, each way, in the first
+    `shift_steps` training steps (none: in all).
     """
 
     name: str
@@ -37,6 +38,7 @@ class DataConfig:
     valid: str | None = None
     test: str | None = None
     shift: int = 0
+    shift_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,6 +140,7 @@ def global_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
     source = batches(
         run.dataset.split(config.data.train), batch_size=config.train.batch_size,
         seed=config.train.seed, host=host, num_hosts=hosts, shift=config.data.shift,
+        shift_batches=config.data.shift_steps,
     )  # fmt: skip
     where = sharding.batch_sharding(run.trainer.mesh)
     for batch in source.iterate(start):
@@ -231,6 +232,17 @@ def finish(run: Run, generator: Generator) -> dict[str, Any]:
     return result
 
 
+def write_overview(run: Run) -> None:
+    """The table of parameters (path, shape, size) as `parameters.txt`."""
+    from clu import parameter_overview
+
+    params = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), run.trainer.abstract.params
+    )
+    table = parameter_overview.get_parameter_overview(params, include_stats=False)
+    (run.workdir / "parameters.txt").write_text(table + "\n")
+
+
 def describe(run: Run) -> str:
     """One line on what is about to run."""
     mesh = "x".join(str(size) for size in run.trainer.mesh.shape.values())
@@ -255,6 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     run = prepare(argv)
     with jax.set_mesh(run.trainer.mesh):
         print(describe(run), file=sys.stderr)
+        write_overview(run)
         _, generator = train(run)
         result = finish(run, generator)
     result |= {

@@ -1,10 +1,10 @@
 """Damaged, edited and missing datasets are refused, and the file and record are named."""
 
-import data_helpers as helpers
 import numpy as np
 import pytest
 
 from gen.data import open_dataset
+from tests import data_helpers as helpers
 from tests.data_helpers import LATENTS, SMALL, WIDE, error_of
 
 

@@ -1,12 +1,12 @@
 import itertools
 
-import data_helpers as helpers
 import numpy as np
 import pytest
 
 from gen.data import batches, eval_batches, open_dataset, random_dataset, write_dataset
 from gen.errors import UserError
 from gen.layouts import grid
+from tests import data_helpers as helpers
 from tests.data_helpers import FACTORS, LATENTS, SMALL, TEXT, UNCONDITIONAL
 
 COUNTING = grid(1, 1, 1000)
@@ -160,6 +160,24 @@ def test_impossible_batches(counting, options, expected):
     with pytest.raises(UserError) as caught:
         batches(counting.split(options.pop("split", "train")), **options)
     assert expected in str(caught.value)
+
+
+def test_shift_ends_after_its_batches():
+    split = random_dataset(grid(3, 4, 17), UNCONDITIONAL).split("train")
+    plain = batches(split, batch_size=8, seed=5)
+    moved = batches(split, batch_size=8, seed=5, shift=1)
+    both = batches(split, batch_size=8, seed=5, shift=1, shift_batches=3)
+    for k in range(3):
+        assert_equal(both.batch(k), moved.batch(k))
+        assert not np.array_equal(both.batch(k)["tokens"], plain.batch(k)["tokens"])
+    for k in (3, 4, 10**6):
+        assert_equal(both.batch(k), plain.batch(k))
+    stream = both.iterate(2)
+    for k in (2, 3, 4):
+        assert_equal(next(stream), both.batch(k))
+    stream.close()
+    none = batches(split, batch_size=8, seed=5, shift=1, shift_batches=0)
+    assert_equal(none.batch(0), plain.batch(0))
 
 
 def test_shift_suits_images_of_one_vocabulary_only():

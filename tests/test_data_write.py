@@ -2,11 +2,11 @@
 
 import pickle
 
-import data_helpers as helpers
 import numpy as np
 import pytest
 
 from gen.data import Manifest, open_dataset, write_dataset
+from tests import data_helpers as helpers
 from tests.data_helpers import (
     CLASSES,
     FACTORS,

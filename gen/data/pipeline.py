@@ -77,6 +77,7 @@ def batches(
     host: int = 0,
     num_hosts: int = 1,
     shift: int = 0,
+    shift_batches: int | None = None,
 ) -> Batches:
     """Endless shuffled training batches.
 
@@ -90,6 +91,8 @@ def batches(
       num_hosts: number of hosts, of which `batch_size` must be a multiple.
       shift: moves each image by up to this many cells along each axis, at random; what moves in
         is token 0, so this suits grids of gray levels.
+      shift_batches: move only the first so many batches; None moves all. A model whose last
+        batches are as they were stored does not learn to draw moved images.
 
     Raises:
       UserError: an empty split, an impossible batch size, seed, host or shift.
@@ -99,12 +102,20 @@ def batches(
     _check_sizes(source, batch_size, host, num_hosts)
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"the data seed must be from 0 to {MAX_SEED}, not {seed}")
-    augment = _Augment.of(source.manifest, shift)
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    if augment.is_random:
+    if shift_batches is not None and shift_batches < 0:
+        raise UserError(f"shift_batches {shift_batches} must be at least 0")
+    shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+    def stream_with(shift: int) -> Any:
+        augment = _Augment.of(source.manifest, shift)
         # Before the slice, so that the random key is the place in the stream of all hosts.
-        stream = stream.random_map(augment)
-    stream = stream[host::num_hosts].batch(batch_size // num_hosts)
+        stream = shuffled.random_map(augment) if augment.is_random else shuffled
+        return stream[host::num_hosts].batch(batch_size // num_hosts)
+
+    stream = stream_with(shift)
+    if shift and shift_batches is not None:
+        parts = [stream[:shift_batches], stream_with(0)[shift_batches:]]
+        stream = grain.MapDataset.concatenate(parts)
     return Batches(stream, num_examples=len(source), batch_size=batch_size)
 
 

@@ -1,0 +1,94 @@
+"""Starting from other weights: all of them, other classes, frozen parts, and misfits."""
+
+import json
+
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import gen
+from gen import sharding, train
+from gen.errors import UserError
+from gen.training.init_from import adapt, start_from
+from gen.training.state import Trainer
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    config = tiny.write_config(folder / "tiny.py", **{"optim.lr": 0.05})
+    train.main(["--config", str(config), "--workdir", str(folder / "run")])
+    return folder / "run"
+
+
+def flat(tree):
+    return {k: np.asarray(v) for k, v in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def started(source, **overrides):
+    config = tiny.config(**overrides)
+    trainer = Trainer(config, sharding.make_mesh(config.mesh, batch_size=8))
+    return trainer, start_from(str(source), trainer)
+
+
+def test_takes_the_averaged_weights(source):
+    _, state = started(source)
+    wanted, found = flat(gen.load(source).params), flat(state.params)
+    raw = flat(gen.load(source, averaged=False).params)
+    for path in wanted:
+        np.testing.assert_array_equal(found[path], wanted[path])
+    assert any(not np.array_equal(raw[path], wanted[path]) for path in wanted)
+    assert int(state.step) == 0
+    assert not any(np.any(leaf) for leaf in flat(state.optimizer[1][0].mu).values())
+
+
+def test_other_classes_start_fresh_but_for_the_null_class(source):
+    _, state = started(source, **{"model.condition.num_classes": 8})
+    wanted, found = flat(gen.load(source).params), flat(state.params)
+    table = "condition/table/embedding"
+    assert found[table].shape == (9, 32)
+    np.testing.assert_array_equal(found[table][-1], wanted[table][-1])
+    assert abs(np.std(found[table][:-1]) - 0.02) < 0.005
+    others = [path for path in wanted if path != table]
+    assert all(np.array_equal(found[path], wanted[path]) for path in others)
+
+
+def test_frozen_parts_train_on_nothing(source, tmp_path):
+    config = tiny.write_config(tmp_path / "tiny.py")
+    train.main([
+        "--config", str(config), "--workdir", str(tmp_path / "run"), "--init_from", str(source),
+        "--config.train.freeze=backbone,tokens",
+    ])  # fmt: skip
+    before, after = (
+        flat(gen.load(source).params),
+        flat(gen.load(tmp_path / "run").params),
+    )
+    for path in before:
+        frozen = path.startswith(("backbone", "tokens"))
+        assert np.array_equal(before[path], after[path]) == frozen, path
+
+
+def test_first_loss_is_that_of_the_weights(source, tmp_path):
+    dropout = ("token_dropout", "residual_dropout", "ffn_dropout")
+    config = tiny.write_config(tmp_path / "tiny.py")
+    arguments = ["--config", str(config), "--init_from", str(source)]
+    arguments += [f"--config.model.backbone.{name}=0" for name in dropout]
+    arguments += ["--config.model.condition.drop_rate=0.0001", "--workdir", str(tmp_path / "run")]
+    train.main(arguments)
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    run = train.prepare(arguments[:-1] + [str(tmp_path / "other")])
+    rows = next(train.global_batches(run, 0))
+    nll = gen.load(source).nll(np.asarray(rows["tokens"]), labels=np.asarray(rows["label"]))
+    np.testing.assert_allclose(first["loss"], nll.mean(), rtol=1e-5)
+
+
+def test_all_misfits_are_named(source):
+    with pytest.raises(UserError) as error:
+        started(source, **{"model.vocab_size": 12, "model.backbone.depth": 3})
+    for part in ("tokens/embedding has shape (11, 32) for (12, 32)", "head/logits/kernel",
+                 "backbone/blocks/attention/query/kernel"):  # fmt: skip
+        assert part in str(error.value)
+    a, b = np.zeros(2), np.zeros(2)
+    with pytest.raises(UserError, match=r"y is not in this model; x is missing"):
+        adapt({"y": a}, {"x": b}, nulls=(True, True))
