@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gen import schema
+from gen.data import Shift
 from gen.errors import UserError, nearest
 from gen.families import FAMILIES
 from gen.sharding import MeshConfig
@@ -28,8 +29,7 @@ class DataConfig:
 
     `digits` is made on first use, `random` is made up from the model's own layout; any other
     name is a folder that `gen.data.write_dataset` wrote. Splits take slices: `train[:-150]`.
-    `shift` moves gray-level images by up to that many cells, each way, in the first
-    `shift_steps` training steps (none: in all).
+    `shift` moves gray-level images in training (see `gen.data.Shift`).
     """
 
     name: str
@@ -37,8 +37,7 @@ class DataConfig:
     train: str = "train"
     valid: str | None = None
     test: str | None = None
-    shift: int = 0
-    shift_steps: int | None = None
+    shift: Shift = dataclasses.field(default_factory=Shift)
 
 
 @dataclasses.dataclass(frozen=True)

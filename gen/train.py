@@ -8,6 +8,7 @@ was never stopped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -45,10 +46,15 @@ RESTART = 42  # exit code of a run that was told to stop and can be started agai
 class StopSignal:
     """Remembers SIGTERM and SIGINT, so that a run can save before it goes. A second one kills."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> StopSignal:
         self.received = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.received:
@@ -140,7 +146,6 @@ def global_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
     source = batches(
         run.dataset.split(config.data.train), batch_size=config.train.batch_size,
         seed=config.train.seed, host=host, num_hosts=hosts, shift=config.data.shift,
-        shift_batches=config.data.shift_steps,
     )  # fmt: skip
     where = sharding.batch_sharding(run.trainer.mesh)
     for batch in source.iterate(start):
@@ -156,7 +161,7 @@ def check_finite(run: Run, skipped: int, step: int) -> None:
         )
 
 
-def train(run: Run) -> tuple[TrainState, Generator]:
+def train(run: Run) -> Generator:
     """Steps to the end, with reports, held-out scores and checkpoints on the way."""
     config, trainer = run.config, run.trainer
     saved = checkpoint.Checkpoints(
@@ -164,46 +169,47 @@ def train(run: Run) -> tuple[TrainState, Generator]:
         meta={"config": config.to_json(), "versions": versions()},
     )  # fmt: skip
     state = open_state(run, saved)
-    start = int(state.step)
+    start, total = int(state.step), config.train.steps
     generator = Generator(
         config, trainer.averaged(state), mesh=trainer.mesh, dtype=config.train.dtype
     )
-    logs = Logs(run.workdir, start=start, total=config.train.steps)
-    stop, stepper, stream = StopSignal(), trainer.jit_step(), global_batches(run, start)
-    recent: list[dict[str, jax.Array]] = []
-    clock = time.perf_counter()
-    for step in range(start + 1, config.train.steps + 1):
-        state, metrics = stepper(state, next(stream))
-        recent.append(metrics)
-        logs.advance()
-        last = step == config.train.steps
-        if step % config.train.log_every == 0 or last or stop.received:
-            values = {k: float(np.mean([m[k] for m in recent])) for k in metrics}
-            values["skipped"] = float(recent[-1]["skipped"])
-            check_finite(run, int(values["skipped"]), step)
-            rate = len(recent) * config.train.batch_size / (time.perf_counter() - clock)
-            logs.write(step, values | {"samples_per_second": rate})
-            logs.bar.set_postfix(loss=f"{values['loss']:.3f}", rate=f"{rate:.0f} samples/s")
-            recent, clock = [], time.perf_counter()
-        if config.data.valid and (step % config.train.eval_every == 0 or last):
-            generator.params = trainer.averaged(state)
-            held_out = likelihood(
-                generator, run.dataset.split(config.data.valid), batch_size=config.eval.batch_size
-            )
-            logs.write(step, {f"valid/{name}": value for name, value in held_out.items()})
-            clock = time.perf_counter()
-        if step % config.train.save_every == 0 or last or stop.received:
-            saved.save(state)
-        if stop.received and not last:
-            saved.close()
-            logs.close()
-            print(f"stopped at step {step}; the same command goes on from here", file=sys.stderr)
-            raise SystemExit(RESTART)
-    saved.close()
-    logs.save_curves()
-    logs.close()
+    logs = Logs(run.workdir, start=start, total=total)
+    with StopSignal() as stop, contextlib.closing(logs), contextlib.closing(saved):
+        stepper, stream = trainer.jit_step(), global_batches(run, start)
+        recent: list[dict[str, jax.Array]] = []
+        began = time.perf_counter()
+        for step in range(start + 1, total + 1):
+            state, metrics = stepper(state, next(stream))
+            recent.append(metrics)
+            logs.advance()
+            due = step == total or stop.received
+            if due or step % config.train.log_every == 0:
+                values = average(recent)
+                check_finite(run, int(values["skipped"]), step)
+                logs.report(step, values, rows=len(recent) * config.train.batch_size, began=began)
+                recent, began = [], time.perf_counter()
+            if config.data.valid and (step == total or step % config.train.eval_every == 0):
+                generator.params = trainer.averaged(state)
+                split = run.dataset.split(config.data.valid)
+                held_out = likelihood(generator, split, batch_size=config.eval.batch_size)
+                logs.write(step, {f"valid/{name}": value for name, value in held_out.items()})
+                began = time.perf_counter()
+            if due or step % config.train.save_every == 0:
+                saved.save(state)
+            if stop.received and step < total:
+                print(
+                    f"stopped at step {step}; the same command goes on from there", file=sys.stderr
+                )
+                raise SystemExit(RESTART)
+        logs.save_curves()
     generator.params = trainer.averaged(state)
-    return state, generator
+    return generator
+
+
+def average(recent: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Means over the steps since the last report; `skipped` and `lr` as they are now."""
+    values = {name: float(np.mean([m[name] for m in recent])) for name in recent[-1]}
+    return values | {name: float(recent[-1][name]) for name in ("skipped", "lr")}
 
 
 def finish(run: Run, generator: Generator) -> dict[str, Any]:
@@ -268,7 +274,7 @@ def main(argv: list[str] | None = None) -> None:
     with jax.set_mesh(run.trainer.mesh):
         print(describe(run), file=sys.stderr)
         write_overview(run)
-        _, generator = train(run)
+        generator = train(run)
         result = finish(run, generator)
     result |= {
         "seconds": time.perf_counter() - started,

@@ -211,9 +211,25 @@ def test_a_run_leaves_what_it_promises(run_folder):
     assert all(line["valid/bits_per_dim"] > 0 for line in held_out)
     for name in ("samples.png", "curves.png"):
         assert (run_folder / name).read_bytes().startswith(b"\x89PNG")
-    assert any((run_folder / "tensorboard").iterdir())
+    assert event_scalars(run_folder / "tensorboard") >= {("loss", 4), ("valid/bits_per_dim", 2)}
+    assert "tokens/embedding" in (run_folder / "parameters.txt").read_text()
     steps = {int(path.name) for path in (run_folder / "checkpoints").iterdir()}
     assert steps == {2, 4}
+
+
+def event_scalars(folder):
+    """(tag, step) of every scalar in TensorBoard event files: length, two checksums, record."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = set()
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            found |= {(value.tag, event.step) for value in event.summary.value}
+            content = content[16 + length :]
+    return found
 
 
 def test_sample_writes_tokens_and_picture(run_folder, tmp_path):

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gen.data import batches, eval_batches, open_dataset, random_dataset, write_dataset
+from gen.data import Shift, batches, eval_batches, open_dataset, random_dataset, write_dataset
 from gen.errors import UserError
 from gen.layouts import grid
 from tests import data_helpers as helpers
@@ -83,9 +83,9 @@ def test_hosts_share_the_same_batches(num_hosts):
     split = random_dataset(
         grid(4, 4, 50), helpers.CLASSES, num_examples=10, augmentation=FLIP
     ).split("train")
-    alone = batches(split, batch_size=8, seed=1, shift=1)
+    alone = batches(split, batch_size=8, seed=1, shift=Shift(1))
     hosts = [
-        batches(split, batch_size=8, seed=1, shift=1, host=host, num_hosts=num_hosts)
+        batches(split, batch_size=8, seed=1, shift=Shift(1), host=host, num_hosts=num_hosts)
         for host in range(num_hosts)
     ]
     for k in (0, 1, 6):
@@ -115,7 +115,7 @@ def test_shift_moves_by_at_most_a_cell(counting, tmp_path):
         tmp_path, name="image", splits=splits, layout=grid(3, 4, 17), condition=UNCONDITIONAL
     )
     split = open_dataset("image", directory=tmp_path).split("train")
-    stream = batches(split, batch_size=100, seed=5, shift=1)
+    stream = batches(split, batch_size=100, seed=5, shift=Shift(1))
     padded = np.pad(image.reshape(3, 4), 1)
     possible = {
         padded[1 - down : 4 - down, 1 - right : 5 - right].tobytes()
@@ -124,7 +124,7 @@ def test_shift_moves_by_at_most_a_cell(counting, tmp_path):
     }
     found = {row.astype(np.int64).tobytes() for row in stream.batch(0)["tokens"]}
     assert found == possible
-    assert_equal(stream.batch(3), batches(split, batch_size=100, seed=5, shift=1).batch(3))
+    assert_equal(stream.batch(3), batches(split, batch_size=100, seed=5, shift=Shift(1)).batch(3))
 
 
 def test_eval_batches_cover_the_split_once_in_order(counting, flipped):
@@ -150,8 +150,7 @@ def test_eval_batches_cover_the_split_once_in_order(counting, flipped):
         ({"batch_size": 0}, "batch size 0"),
         ({"host": 1}, "host 1 is not one of 1"),
         ({"seed": -1}, "seed"),
-        ({"shift": 1}, "shift 1 does not fit"),
-        ({"shift": -1}, "shift -1"),
+        ({"shift": Shift(1)}, "shift by 1 does not fit"),
         ({"split": "train[5:5]"}, "holds no examples"),
     ],
 )
@@ -165,8 +164,8 @@ def test_impossible_batches(counting, options, expected):
 def test_shift_ends_after_its_batches():
     split = random_dataset(grid(3, 4, 17), UNCONDITIONAL).split("train")
     plain = batches(split, batch_size=8, seed=5)
-    moved = batches(split, batch_size=8, seed=5, shift=1)
-    both = batches(split, batch_size=8, seed=5, shift=1, shift_batches=3)
+    moved = batches(split, batch_size=8, seed=5, shift=Shift(1))
+    both = batches(split, batch_size=8, seed=5, shift=Shift(1, steps=3))
     for k in range(3):
         assert_equal(both.batch(k), moved.batch(k))
         assert not np.array_equal(both.batch(k)["tokens"], plain.batch(k)["tokens"])
@@ -176,15 +175,29 @@ def test_shift_ends_after_its_batches():
     for k in (2, 3, 4):
         assert_equal(next(stream), both.batch(k))
     stream.close()
-    none = batches(split, batch_size=8, seed=5, shift=1, shift_batches=0)
+    none = batches(split, batch_size=8, seed=5, shift=Shift(1, steps=0))
     assert_equal(none.batch(0), plain.batch(0))
+
+
+def test_shift_rate_is_the_share_of_moved_images():
+    split = random_dataset(grid(3, 4, 17), UNCONDITIONAL).split("train")
+    plain = batches(split, batch_size=400, seed=5).batch(0)["tokens"]
+    moved = batches(split, batch_size=400, seed=5, shift=Shift(1, rate=0.3)).batch(0)["tokens"]
+    # One move of the nine is no move.
+    assert abs((plain != moved).any(axis=1).mean() - 0.3 * 8 / 9) < 0.07
+
+
+@pytest.mark.parametrize("bad", [{"cells": -1}, {"rate": 1.5}, {"steps": -1}])
+def test_impossible_shift(bad):
+    with pytest.raises(UserError, match="a shift has"):
+        Shift(**bad)
 
 
 def test_shift_suits_images_of_one_vocabulary_only():
     for layout in (LATENTS, FACTORS, grid(4, 4, 9, frames=2)):
         split = random_dataset(layout, UNCONDITIONAL).split("train")
         with pytest.raises(UserError, match="shift suits only"):
-            batches(split, batch_size=4, seed=0, shift=1)
+            batches(split, batch_size=4, seed=0, shift=Shift(1))
 
 
 def test_bad_record_in_a_batch_is_named(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from gen.errors import UserError
 from gen.training import checkpoint
 from tests import tiny
 
-STEPS = 40
+STEPS = 60
 OVERRIDES = {"train.steps": STEPS, "train.save_every": 2, "train.eval_every": 10}
 
 
@@ -92,25 +92,28 @@ def test_two_runs_of_one_seed_are_identical(whole):
 def test_ten_random_kills_change_nothing(whole, tmp_path):
     config, run, seconds = whole
     rng = random.Random(0)
-    kills = progress = 0
+    folder = tmp_path / "run"
+    kills = progress = resumed = 0
     while kills < 10:
-        process = start(tmp_path / "run", config)
-        # From the moment when checkpoints begin to appear: in steps, and in the middle of saves.
-        time.sleep(rng.uniform(0.3, 0.95) * seconds)
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-        now = max(checkpoint.steps_in(tmp_path / "run" / "checkpoints"), default=0)
+        process = start(folder, config)
+        # Anywhere from the first imports to the last save.
+        time.sleep(rng.uniform(0.3, 1.0) * seconds)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        now = max(checkpoint.steps_in(folder / "checkpoints"), default=0)
         assert now >= progress, "a kill lost a checkpoint"
+        resumed += 0 < now < STEPS
         progress = now
-        if now == STEPS:  # done: start the next kill from nothing, so that all ten count
-            assert_same(run, tmp_path / "run")
-            os.rename(tmp_path / "run", tmp_path / f"run-{kills}")
+        if now == STEPS:  # done: begin again from nothing, so that all ten kills count
+            finish(folder, config)
+            assert_same(run, folder)
+            folder = tmp_path / f"run-{kills}"
             progress = 0
-    finish(tmp_path / "run", config)
-    assert_same(run, tmp_path / "run")
+    assert resumed, "no kill hit a run between its first and last checkpoint"
+    finish(folder, config)
+    assert_same(run, folder)
 
 
 def test_stop_signal_saves_and_asks_for_a_restart(whole, tmp_path):

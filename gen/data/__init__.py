@@ -7,7 +7,7 @@ imported only by the functions that need them.
 
 from gen.data.dataset import Dataset, Split
 from gen.data.manifest import Manifest
-from gen.data.pipeline import Batches, batches, eval_batches
+from gen.data.pipeline import Batches, Shift, batches, eval_batches
 from gen.data.reader import open_dataset
 from gen.data.synthetic import random_dataset
 from gen.data.writer import write_dataset
@@ -16,6 +16,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "Manifest",
+    "Shift",
     "Split",
     "batches",
     "eval_batches",

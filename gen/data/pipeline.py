@@ -26,6 +26,27 @@ NUM_THREADS = 1
 MAX_SEED = 2**32 - 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """Random moves of training images, for grids of gray levels: what moves in is token 0.
+
+    Attributes:
+      cells: the furthest move along each axis, all moves up to it (and none) equally likely; 0
+        moves nothing.
+      rate: share of the images that are moved.
+      steps: move only in the first so many batches; None in all. A model whose last batches are
+        as they were stored does not learn to draw moved images.
+    """
+
+    cells: int = 0
+    rate: float = 1.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.cells < 0 or not 0.0 <= self.rate <= 1.0 or (self.steps or 0) < 0:
+            raise UserError(f"a shift has cells and steps from 0 and a rate from 0 to 1: {self}")
+
+
 class Batches:
     """Training batches of one host; made by `batches`.
 
@@ -76,8 +97,7 @@ def batches(
     seed: int,
     host: int = 0,
     num_hosts: int = 1,
-    shift: int = 0,
-    shift_batches: int | None = None,
+    shift: Shift | None = None,
 ) -> Batches:
     """Endless shuffled training batches.
 
@@ -89,10 +109,7 @@ def batches(
       seed: key of the order and of all random choices, 0 to 2^32 - 1.
       host: index of this host.
       num_hosts: number of hosts, of which `batch_size` must be a multiple.
-      shift: moves each image by up to this many cells along each axis, at random; what moves in
-        is token 0, so this suits grids of gray levels.
-      shift_batches: move only the first so many batches; None moves all. A model whose last
-        batches are as they were stored does not learn to draw moved images.
+      shift: how images are moved; None moves none.
 
     Raises:
       UserError: an empty split, an impossible batch size, seed, host or shift.
@@ -102,19 +119,18 @@ def batches(
     _check_sizes(source, batch_size, host, num_hosts)
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"the data seed must be from 0 to {MAX_SEED}, not {seed}")
-    if shift_batches is not None and shift_batches < 0:
-        raise UserError(f"shift_batches {shift_batches} must be at least 0")
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
 
-    def stream_with(shift: int) -> Any:
+    def stream_with(shift: Shift) -> Any:
         augment = _Augment.of(source.manifest, shift)
         # Before the slice, so that the random key is the place in the stream of all hosts.
         stream = shuffled.random_map(augment) if augment.is_random else shuffled
         return stream[host::num_hosts].batch(batch_size // num_hosts)
 
+    shift = shift or Shift()
     stream = stream_with(shift)
-    if shift and shift_batches is not None:
-        parts = [stream[:shift_batches], stream_with(0)[shift_batches:]]
+    if shift.cells and shift.steps is not None:
+        parts = [stream[: shift.steps], stream_with(Shift())[shift.steps :]]
         stream = grain.MapDataset.concatenate(parts)
     return Batches(stream, num_examples=len(source), batch_size=batch_size)
 
@@ -155,31 +171,32 @@ class _Augment:
     """The random choices of one example: which stored version, and how far it is moved."""
 
     num_copies: int
-    shift: int
+    shift: Shift
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, manifest: Manifest, shift: int) -> _Augment:
+    def of(cls, manifest: Manifest, shift: Shift) -> _Augment:
         layout = manifest.layout
         frames, height, width = layout.shapes[0]
-        if shift:
+        if shift.cells:
             one_image = layout.geometry == "grid" and frames == 1
             if not one_image or len(layout.vocab_sizes) != 1:
                 raise UserError("shift suits only images that are one grid of one vocabulary")
-            if not 0 < shift < min(height, width):
-                raise UserError(f"shift {shift} does not fit a grid of {height}x{width} cells")
+            if shift.cells >= min(height, width):
+                raise UserError(f"shift by {shift.cells} does not fit a grid of {height}x{width}")
         return cls(manifest.num_copies, shift, (height, width))
 
     @property
     def is_random(self) -> bool:
-        return self.num_copies > 1 or self.shift > 0
+        return self.num_copies > 1 or self.shift.cells > 0
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         tokens = record["tokens"]
         if self.num_copies > 1:
             tokens = tokens[rng.integers(self.num_copies)]
-        if self.shift:
-            down, right = rng.integers(-self.shift, self.shift + 1, size=2)
+        cells = self.shift.cells
+        if cells and rng.random() < self.shift.rate:
+            down, right = rng.integers(-cells, cells + 1, size=2)
             tokens = _moved(tokens.reshape(self.size), int(down), int(right)).reshape(-1)
         return {**record, "tokens": tokens}
 

@@ -156,12 +156,19 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / "checkpoints"
         self.meta = meta
         self._unsealed: int | None = None
+        self._remove_empty()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, create=True, cleanup_tmp_directories=True
             ),
         )
+
+    def _remove_empty(self) -> None:
+        """Removes emptied steps, which Orbax would take for saved ones and not save again."""
+        for entry in self.folder.glob("*") if self.folder.is_dir() else ():
+            if entry.is_dir() and entry.name.isdigit() and not any(entry.iterdir()):
+                entry.rmdir()
 
     def save(self, state: TrainState) -> None:
         """Starts saving; returns once the arrays are off the device."""

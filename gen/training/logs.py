@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,21 @@ class Logs:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def advance(self, **shown: str) -> None:
-        """Moves the bar by one step; `shown` replaces what stands behind it."""
-        if shown:
-            self.bar.set_postfix(shown, refresh=False)
+    def report(self, step: int, values: dict[str, float], *, rows: int, began: float) -> None:
+        """Records training values and the rate since `began`, and shows both behind the bar."""
+        rate = rows / (time.perf_counter() - began)
+        self.write(step, values | {"samples_per_second": rate})
+        self.bar.set_postfix(
+            loss=f"{values['loss']:.3f}", rate=f"{rate:.0f} samples/s", refresh=False
+        )
+
+    def advance(self) -> None:
+        """Moves the bar by one step."""
         self.bar.update()
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        tqdm.write(line, file=sys.stderr)
 
     def save_curves(self) -> None:
         """Draws the losses of the whole run into `curves.png`."""
