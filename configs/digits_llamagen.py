@@ -22,9 +22,9 @@ def get_config() -> ConfigDict:
                     "heads": 8,
                     "ffn_multiple": 32,
                     "rope_base": 10.0,  # an 8x8 grid has no use for long wavelengths
-                    "token_dropout": 0.1,
-                    "residual_dropout": 0.1,
-                    "ffn_dropout": 0.1,
+                    "token_dropout": 0.08,
+                    "residual_dropout": 0.08,
+                    "ffn_dropout": 0.08,
                 },
             },
             "data": {
@@ -32,12 +32,12 @@ def get_config() -> ConfigDict:
                 "train": "train[:1350]",
                 "valid": "train[1350:]",
                 "test": "test",
-                "shift": {"cells": 1, "rate": 0.3, "steps": 1500},
+                "shift": {"cells": 1, "rate": 0.3, "steps": 1400},
             },
             "optim": {
-                "lr": 3e-3,
+                "lr": 5e-3,
                 "schedule": "cosine",
-                "warmup_steps": 50,
+                "warmup_steps": 100,
                 "weight_decay": 0.05,
                 "ema_decay": 0.995,
             },

@@ -197,9 +197,7 @@ def train(run: Run) -> Generator:
             if due or step % config.train.save_every == 0:
                 saved.save(state)
             if stop.received and step < total:
-                print(
-                    f"stopped at step {step}; the same command goes on from there", file=sys.stderr
-                )
+                logs.say(f"stopped at step {step}; the same command goes on from there")
                 raise SystemExit(RESTART)
         logs.save_curves()
     generator.params = trainer.averaged(state)

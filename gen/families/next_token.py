@@ -62,8 +62,9 @@ class NextTokenModel(nnx.Module):
 
     def __init__(self, config: NextTokenConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         width = config.backbone.width
-        self.condition = conditioning.build(config.condition, width, dtype=dtype, rngs=rngs)
-        self.tokens = embedding(config.vocab_size, width, dtype=dtype, rngs=rngs)
+        options = {"dtype": dtype, "rngs": rngs, "std": config.backbone.init_std}
+        self.condition = conditioning.build(config.condition, width, **options)
+        self.tokens = embedding(config.vocab_size, width, **options)
         self.backbone = Backbone(config.backbone, dtype=dtype, rngs=rngs)
         self.head = heads.TokenHead(
             width, config.vocab_size, eps=config.backbone.norm_eps, dtype=dtype, rngs=rngs

@@ -63,16 +63,18 @@ class Attention(nnx.Module):
         num_heads: int,
         num_kv_heads: int,
         dropout_rate: float,
+        init_std: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         self.head_dim = width // num_heads
         self.dropout_rate = dropout_rate
         kv_width = num_kv_heads * self.head_dim
-        self.query = linear(width, width, dtype=dtype, rngs=rngs)
-        self.key = linear(width, kv_width, dtype=dtype, rngs=rngs)
-        self.value = linear(width, kv_width, dtype=dtype, rngs=rngs)
-        self.out = linear(width, width, dtype=dtype, rngs=rngs)
+        options = {"dtype": dtype, "rngs": rngs, "std": init_std}
+        self.query = linear(width, width, **options)
+        self.key = linear(width, kv_width, **options)
+        self.value = linear(width, kv_width, **options)
+        self.out = linear(width, width, **options)
 
     def __call__(
         self,

@@ -83,7 +83,7 @@ class Backbone(nnx.Module):
         x_BSD, hidden, start = constrain(x_BSD, None, None), [], 0
         for stop in taps or (depth,):
             part = jax.tree.map(lambda a, s=start, e=stop: a[s:e], (stacked, keys_L, paths_L))
-            x_BSD, _ = jax.lax.scan(body, x_BSD, part)
+            x_BSD, _ = jax.lax.scan(body, x_BSD, part, unroll=self.config.unroll)
             hidden.append(x_BSD)
             start = stop
         return hidden

@@ -10,7 +10,7 @@ dropout need, stands in for rows that the caller marks in `drop_B`.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,10 +72,10 @@ class ClassCondition(nnx.Module):
     Source: FoundationVision/LlamaGen, `LabelEmbedder`.
     """
 
-    def __init__(self, config: ConditionConfig, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ConditionConfig, width: int, **options: Any):
         self.null_label = config.num_classes
         rows = config.num_classes + int(config.has_null)
-        self.table = embedding(rows, width, dtype=dtype, rngs=rngs)
+        self.table = embedding(rows, width, **options)
 
     def __call__(self, batch: dict[str, jax.Array], drop_B: jax.Array | None = None) -> Prompt:
         label_B = batch["label"]
@@ -91,12 +91,13 @@ class TextCondition(nnx.Module):
     Source: FoundationVision/LlamaGen, `CaptionEmbedder`.
     """
 
-    def __init__(self, config: ConditionConfig, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ConditionConfig, width: int, **options: Any):
         shape = (config.caption_length, config.caption_dim)
-        std = np.float32(config.caption_dim**-0.5)
-        self.null_caption = Buffer(jax.random.normal(rngs.params(), shape) * std)
-        self.project_in = linear(config.caption_dim, width, dtype=dtype, rngs=rngs)
-        self.project_out = linear(width, width, dtype=dtype, rngs=rngs)
+        scale = np.float32(config.caption_dim**-0.5)
+        noise = jax.random.normal(options["rngs"].params(), shape)
+        self.null_caption = Buffer(noise * scale)
+        self.project_in = linear(config.caption_dim, width, **options)
+        self.project_out = linear(width, width, **options)
 
     def __call__(self, batch: dict[str, jax.Array], drop_B: jax.Array | None = None) -> Prompt:
         caption_BTC = batch["caption"]
@@ -108,11 +109,11 @@ class TextCondition(nnx.Module):
 
 
 def build(
-    config: ConditionConfig, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    config: ConditionConfig, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, std: float = 0.02
 ) -> ClassCondition | TextCondition:
-    """The module for the kind of condition that the config names."""
+    """The module for the kind of condition that the config names; weights start at N(0, std^2)."""
     kinds = {"class": ClassCondition, "text": TextCondition}
-    return kinds[config.kind](config, width, dtype=dtype, rngs=rngs)
+    return kinds[config.kind](config, width, dtype=dtype, rngs=rngs, std=std)
 
 
 def with_null(batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:

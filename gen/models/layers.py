@@ -44,9 +44,11 @@ def linear(
     return nnx.Linear(fan_in, fan_out, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def embedding(num: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Embed:
-    """A table of `num` rows, initialised N(0, 0.02^2)."""
-    init = nnx.initializers.normal(0.02)
+def embedding(
+    num: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, std: float = 0.02
+) -> nnx.Embed:
+    """A table of `num` rows, initialised N(0, std^2)."""
+    init = nnx.initializers.normal(std)
     return nnx.Embed(num, width, embedding_init=init, dtype=dtype, rngs=rngs)
 
 
