@@ -85,7 +85,7 @@ def make_parser() -> configs.Parser:
         epilog="Any field: --config.optim.lr=3e-4. FILE:debug runs a few steps of a small model.",
     )
     parser.add_argument("--config", required=True, help="config file, FILE.py or FILE.py:argument")
-    parser.add_argument("--workdir", help="folder of the run; default: runs/<config's name>")
+    parser.add_argument("--workdir", help="folder of the run; default: runs/NAME_ARGUMENT")
     parser.add_argument("--init_from", help="start from the weights of this run or checkpoint")
     return parser
 
@@ -95,8 +95,7 @@ def prepare(argv: list[str] | None) -> Run:
     args, rest = make_parser().parse_known_args(argv)
     config = configs.load(args.config, configs.split_overrides(rest))
     check_scores(config.eval.scores)
-    name = args.config.replace(":", "_").replace(",", "_")
-    workdir = ensure_writable(args.workdir or Path("runs") / Path(name).stem)
+    workdir = ensure_writable(args.workdir or Path("runs") / run_name(args.config))
     rows, passes = config.train.batch_size, config.optim.accumulate
     if rows % passes:
         raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
@@ -107,6 +106,12 @@ def prepare(argv: list[str] | None) -> Run:
     if args.init_from:
         checkpoint.read_meta(checkpoint.find(args.init_from))
     return Run(config, workdir, trainer, dataset, args.init_from)
+
+
+def run_name(spec: str) -> str:
+    """`llamagen_b_384_debug` for `configs/llamagen_b.py:384,debug`."""
+    path, _, argument = spec.partition(":")
+    return "_".join([Path(path).stem, *(word for word in argument.split(",") if word)])
 
 
 def check_resumable(config: Config, workdir: Path) -> None:

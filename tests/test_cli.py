@@ -217,6 +217,20 @@ def test_a_run_leaves_what_it_promises(run_folder):
     assert steps == {2, 4}
 
 
+@pytest.mark.parametrize("spec", ["llamagen_b.py:384,debug", "llamagen_t2i_xl.py:debug"])
+def test_published_configs_run_without_data(tmp_path, spec):
+    train.main(["--config", f"{tiny.ROOT}/configs/{spec}", "--workdir", str(tmp_path / "run")])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 4 and np.isfinite(result["likelihood"]["nats_per_token"])
+    assert result["config"]["data"]["name"] == "random"
+    assert (tmp_path / "run" / "samples.png").exists() == ("t2i" not in spec)
+
+
+def test_default_folder_tells_runs_apart():
+    assert train.run_name("configs/llamagen_b.py") == "llamagen_b"
+    assert train.run_name("configs/llamagen_b.py:384,debug") == "llamagen_b_384_debug"
+
+
 def event_scalars(folder):
     """(tag, step) of every scalar in TensorBoard event files: length, two checksums, record."""
     from tensorboardX.proto.event_pb2 import Event

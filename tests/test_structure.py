@@ -22,8 +22,6 @@ LAYERS = [
     ("train",),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-# The contract of a family is written where families are; the loop names the type alone.
-TYPE_ONLY = {("decoding", "families")}
 
 
 def tree_of(path):
@@ -55,7 +53,7 @@ def test_imports_point_one_way(path):
             modules = [m for m in tops if m.startswith("gen.")]
         for module in modules:
             other = module.split(".")[1]
-            if other in (part, "__version__") or (part, other) in TYPE_ONLY:
+            if other in (part, "__version__"):
                 continue
             assert RANK[other] <= RANK[part], f"{part} imports {module}"
 

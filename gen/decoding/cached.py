@@ -10,7 +10,7 @@ logits and where tokens go is the family's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,30 @@ from einops import rearrange
 from flax import nnx
 
 from gen.decoding import guidance, tokens
-from gen.decoding.plan import Phase
+from gen.decoding.plan import Phase, Plan
+from gen.layouts import Layout
 from gen.models import backbone, conditioning
 
-if TYPE_CHECKING:
-    from gen.families.base import Family
+
+class Sequential(Protocol):
+    """What the loop asks of a family; `gen.families.base` says what each member means."""
+
+    plan: Plan
+    layout: Layout
+
+    def begin(self, model: nnx.Module, batch: int) -> Any: ...
+
+    def inputs_at(
+        self, model: nnx.Module, state: Any, prompt: conditioning.Prompt, slots_W: jax.Array
+    ) -> jax.Array: ...
+
+    def predict_at(
+        self, model: nnx.Module, hidden: list[jax.Array], read_R: jax.Array
+    ) -> jax.Array: ...
+
+    def commit(
+        self, model: nnx.Module, state: Any, chosen_BR: jax.Array, target_R: jax.Array
+    ) -> Any: ...
 
 
 def with_validity(mask_WT: jax.Array, slots_W: jax.Array, valid_QT: jax.Array | None) -> jax.Array:
@@ -47,7 +66,7 @@ def with_validity(mask_WT: jax.Array, slots_W: jax.Array, valid_QT: jax.Array | 
 
 
 def sample(
-    family: Family,
+    family: Sequential,
     model: nnx.Module,
     condition: dict[str, jax.Array],
     *,
@@ -110,7 +129,7 @@ def _scatter(
 
 
 def _run_phase(
-    family: Family,
+    family: Sequential,
     model: nnx.Module,
     blocks: list[nnx.Module],
     phase: Phase,

@@ -77,10 +77,10 @@ def steps_in(folder: Path) -> list[int]:
     """Steps of the complete checkpoints below a folder, newest first."""
     if not folder.is_dir():
         return []
-    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
-    steps = (int(name) for name in names if name.isdigit())
-    # An emptied folder is no checkpoint: Orbax would count it as the latest step.
-    return sorted((s for s in steps if any((folder / str(s)).iterdir())), reverse=True)
+    # An emptied folder is no checkpoint: Orbax would count it as the latest step. glob, unlike
+    # iterdir, is content with a folder that a running process removes meanwhile.
+    steps = {entry.parent.name for entry in folder.glob("*/*")}
+    return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
 
 
 def find(path: str | Path) -> Path:
