@@ -69,10 +69,12 @@ class OptimConfig:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"config.optim.{name} lies in [0, 1), not {getattr(self, name)}")
-        if self.lr <= 0 or self.clip_norm <= 0 or self.accumulate < 1 or self.warmup_steps < 0:
-            raise UserError(
-                "config.optim: lr and clip_norm > 0, accumulate >= 1, warmup_steps >= 0"
-            )
+        for name in ("lr", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"config.optim.{name} is above 0, not {getattr(self, name)}")
+        for name, least in (("accumulate", 1), ("warmup_steps", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"config.optim.{name} is at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"config.train.{name} is at least 1, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"config.train.seed lies in [0, 2^32), not {self.seed}")
         for pattern in self.freeze:
             try:
                 re.compile(pattern)
@@ -193,12 +197,12 @@ def read_file(path: Path, argument: str | None) -> dict[str, Any]:
         raise UserError(f'config file {path} takes no argument, got ":{argument}" (":debug" works)')
     try:
         values = get_config(argument) if argument else get_config()
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError):
         if not argument:
             raise
         raise UserError(
-            f'config file {path} does not take the argument "{argument}" ({error!r}); '
-            "its first lines say what it takes"
+            f'config file {path} does not take the argument "{argument}"; '
+            "its first lines say what it takes, and :debug works with all"
         ) from None
     return values.to_dict()
 

@@ -46,6 +46,11 @@ def ensure_writable(folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def note(text: str) -> None:
+    """Tells the user something in one line on stderr."""
+    print(f"gen: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
 def exit_on_user_error(main: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps an entry point: a `UserError` becomes one line on stderr and exit code 2."""
 
@@ -54,8 +59,10 @@ def exit_on_user_error(main: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            line = " ".join(str(error).split())
-            print(f"gen: error: {line}", file=sys.stderr, flush=True)
+            note(f"error: {error}")
             raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            note("interrupted")
+            raise SystemExit(130) from None
 
     return wrapped

@@ -152,7 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     dataset = open_data(config, generator.family)
     split = args.split or config.data.test or config.data.valid
     if split is None:
-        raise UserError("the config names no test split: give --split")
+        names = ", ".join(dataset.manifest.splits)
+        raise UserError(f"the config names no test split: give --split, the data has {names}")
     num_samples = config.eval.num_samples if args.num_samples is None else args.num_samples
     result = evaluate(
         generator,

@@ -38,6 +38,8 @@ def save_samples(
 ) -> None:
     """Writes the labelled grid; ten to a row, so that class-balanced digits form columns."""
     images_NHW = gray_images(tokens_NP, layout)
+    if layout.vocab_sizes[0] > 256:
+        title += " (token ids as gray levels: pixels need the tokenizer)"
     columns = min(10, len(images_NHW))
     pictures.save_grid(path, images_NHW, labels=labels, columns=columns, title=title)
 

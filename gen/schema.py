@@ -30,7 +30,13 @@ def _options(kind: Any) -> tuple[Any, ...]:
 
 def _name(kind: Any) -> str:
     names = {type(None): "none", int: "int", float: "float", bool: "true or false", str: "str"}
-    return " or ".join(names.get(option, str(option)) for option in _options(kind))
+
+    def one(option: Any) -> str:
+        if typing.get_origin(option) is tuple:
+            return f"values with commas between them ({option!s})"
+        return names.get(option, str(option))
+
+    return " or ".join(one(option) for option in _options(kind))
 
 
 def check(kind: Any, value: Any, path: str) -> Any:

@@ -31,7 +31,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/feed_forward/down/kernel", P(None, "tensor", "fsdp")),
     (r"blocks/.*(scale|bias)$", P(None, ("fsdp", "tensor"))),
     (r"head/logits/kernel", P("fsdp", "tensor")),
-    (r"embedding$", P("tensor", "fsdp")),
+    # Not over its rows: jax 0.11's partitioner aborts on looking up a table that is cut both ways.
+    (r"embedding$", P(None, ("fsdp", "tensor"))),
     (r"kernel$", P("fsdp", "tensor")),
     (r"scale$|bias$", P(("fsdp", "tensor"))),
     (r"", P()),

@@ -173,13 +173,14 @@ def train(run: Run) -> Generator:
         run.workdir, keep=config.train.keep,
         meta={"config": config.to_json(), "versions": versions()},
     )  # fmt: skip
-    state = open_state(run, saved)
-    start, total = int(state.step), config.train.steps
-    generator = Generator(
-        config, trainer.averaged(state), mesh=trainer.mesh, dtype=config.train.dtype
-    )
-    logs = Logs(run.workdir, start=start, total=total)
-    with StopSignal() as stop, contextlib.closing(logs), contextlib.closing(saved):
+    with StopSignal() as stop, contextlib.ExitStack() as stack:
+        stack.callback(saved.close)
+        state = open_state(run, saved)
+        start, total = int(state.step), config.train.steps
+        params = trainer.averaged(state)
+        generator = Generator(config, params, mesh=trainer.mesh, dtype=config.train.dtype)
+        logs = Logs(run.workdir, start=start, total=total)
+        stack.callback(logs.close)
         stepper, stream = trainer.jit_step(), global_batches(run, start)
         recent: list[dict[str, jax.Array]] = []
         began = time.perf_counter()
@@ -256,7 +257,8 @@ def describe(run: Run) -> str:
     """One line on what is about to run."""
     mesh = "x".join(str(size) for size in run.trainer.mesh.shape.values())
     return (
-        f"{run.config.family}, {count_parameters(run.trainer.family):,} parameters, "
+        f"{run.config.family}, {count_parameters(run.trainer.family):,} parameters "
+        f"({len(run.trainer.trained)} arrays trained), "
         f"{len(run.dataset.split(run.config.data.train))} training examples, "
         f"mesh {mesh} (data x fsdp x tensor) -> {run.workdir}"
     )
@@ -290,10 +292,7 @@ def main(argv: list[str] | None = None) -> None:
         path.write_text(json.dumps(result, indent=2) + "\n")
         summary = {k: v for k, v in result.items() if k not in ("config", "versions")}
         print(json.dumps(summary, indent=2))
-        print(
-            f"wrote {path}, samples.png, curves.png, metrics.jsonl in {run.workdir}",
-            file=sys.stderr,
-        )
+        print(f"all of it is in {run.workdir}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One call of the network: slots fed, rows of those whose output is used, positions sampled.
+    """One call of the network.
 
-    The three may differ: a slot may be fed without being read, read for a position elsewhere,
-    or fed again later.
+    `feed_W` are the slots fed, `read_R` indices into `feed_W` of those whose output is used,
+    `target_R` the positions sampled. The three may differ: a slot may be fed without being read,
+    read for a position elsewhere, or fed again later.
     """
 
     feed_W: np.ndarray

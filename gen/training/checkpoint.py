@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from gen import sharding
 from gen.config import Config
-from gen.errors import UserError
+from gen.errors import UserError, note
 from gen.families import FAMILIES
 from gen.models.layers import Buffer
 from gen.training.state import Params, TrainState, join, split, trained_paths
@@ -211,7 +210,7 @@ class Checkpoints:
             try:
                 state = self._read(folder, abstract)
             except UserError as error:
-                logging.warning("%s; trying the one before it", error)
+                note(f"{error}; trying the one before it")
                 problems.append(str(error))
                 folder.rename(self.folder / f"{step}.damaged")
                 continue

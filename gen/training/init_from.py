@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 from flax import traverse_util
 
 from gen import config as configs
-from gen.errors import UserError
+from gen.errors import UserError, note
 from gen.training import checkpoint
 from gen.training.state import Trainer, TrainState
 
@@ -30,6 +29,7 @@ def start_from(path: str, trainer: Trainer) -> TrainState:
     source = configs.from_json(checkpoint.read_meta(folder)["config"])
     given = checkpoint.read_weights(folder, source, mesh=trainer.mesh)
     fresh = trainer.init().params
+    note(f"starting from the weights of {folder}")
     params = adapt(
         traverse_util.flatten_dict(given, sep="/"),
         traverse_util.flatten_dict(fresh, sep="/"),
@@ -55,7 +55,8 @@ def adapt(
         elif old.shape == new.shape:
             params[path] = old
         elif path == CLASS_TABLE and old.shape[1:] == new.shape[1:]:
-            logging.warning("%s: %d rows for %d, starts fresh", path, len(old), len(new))
+            kept = "but for its null class" if all(nulls) else "whole"
+            note(f"the class table starts fresh {kept}: {len(old)} rows before, {len(new)} now")
             params[path] = new.at[-1].set(old[-1]) if all(nulls) else new
         else:
             problems.append(f"{path} has shape {old.shape} for {new.shape}")
