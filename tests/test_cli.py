@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gen import data, evaluate, layouts, sample, train
+from gen.errors import UserError
 from tests import tiny
 
 
@@ -73,6 +74,9 @@ def write_grid(directory, *, vocab_size=11, num_classes=5, rows=20, **changes):
         (["--config.optim.warmup_steps=4"], "warmup_steps"),
         (["--config.train.freeze=nothing"], "matches no parameter"),
         (["--confg.train.steps=3"], "unknown argument"),
+        (["--config.train.seed=-1"], "config.train.seed lies in"),
+        (["--config.optim.lr=-1"], "config.optim.lr is above 0"),
+        (["--config.model.grid=3x4"], "values with commas between them"),
         (["--init_from", "/nonexistent/run"], "does not exist"),
     ],
 )
@@ -192,12 +196,12 @@ def test_evaluate_refuses(run_folder, capsys):
     assert "nosuch" in error_of(capsys, evaluate.main, run_folder, "--split", "nosuch")
 
 
-def test_guidance_without_a_null_class(tmp_path, capsys):
-    config = tiny.write_config(tmp_path / "tiny.py", **{"model.condition.drop_rate": 0.0})
-    train.main(["--config", str(config), "--workdir", str(tmp_path / "run")])
-    capsys.readouterr()
-    line = error_of(capsys, sample.main, tmp_path / "run", "--guidance", "2")
-    assert "null condition" in line
+def test_guidance_without_a_null_class():
+    generator = tiny.generator(tiny.config(**{"model.condition.drop_rate": 0.0}))
+    with pytest.raises(UserError, match="without a null condition"):
+        generator.sample(0, num=2, guidance=2.0)
+    with pytest.raises(UserError, match="no null condition"):
+        generator.nll(np.zeros((2, 12), int), labels=[0, 1], null=True)
 
 
 def test_a_run_leaves_what_it_promises(run_folder):

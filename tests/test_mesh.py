@@ -23,7 +23,7 @@ def report(mesh_text: str) -> dict:
     """Losses of 20 steps on a mesh, and bytes per device against the whole."""
     sizes = [int(size) for size in mesh_text.split("x")]
     config = tiny.config(**{
-        "model.vocab_size": 17,
+        "model.vocab_size": 32,
         "model.condition.num_classes": 10,
         "model.backbone": {"depth": 2, "width": 64, "heads": 4, "ffn_multiple": 32},
         "mesh": dict(zip(sharding.AXES, sizes, strict=True)),
@@ -39,7 +39,7 @@ def report(mesh_text: str) -> dict:
         for _ in range(STEPS):
             label = rng.integers(0, 10, ROWS).astype(np.int32)
             # A rule that can be learnt, so that the losses of a working step fall.
-            rows = {"tokens": (label[:, None] + np.arange(12, dtype=np.int32)) % 17, "label": label}
+            rows = {"tokens": (label[:, None] + np.arange(12, dtype=np.int32)) % 32, "label": label}
             state, metrics = step(state, jax.device_put(rows, sharding.batch_sharding(mesh)))
             losses.append(float(metrics["loss"]))
     bytes_of = lambda leaf: leaf.addressable_shards[0].data.nbytes  # noqa: E731
@@ -80,8 +80,15 @@ def test_rules_cut_as_written(reports):
     specs = reports["2x2x2"]["specs"]
     query = jax.sharding.PartitionSpec(None, "fsdp", "tensor")
     assert specs["backbone/blocks/attention/query/kernel"] == str(query)
-    # 17 ids do not divide by 2: the tensor axis moves to the width.
     assert specs["tokens/embedding"] == str(jax.sharding.PartitionSpec(None, ("fsdp", "tensor")))
+
+
+def test_axes_that_do_not_divide_move():
+    spec = jax.sharding.PartitionSpec
+    mesh = jax.sharding.AbstractMesh((2, 2, 2), sharding.AXES)
+    assert sharding.fit(spec("fsdp", "tensor"), (64, 17), mesh) == spec(("fsdp", "tensor"), None)
+    assert sharding.fit(spec("fsdp", "tensor"), (2, 17), mesh) == spec("fsdp", None)
+    assert sharding.fit(spec("fsdp", "tensor"), (3, 5), mesh) == spec(None, None)
 
 
 if __name__ == "__main__":
