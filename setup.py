@@ -21,7 +21,7 @@ setup(
         # 0.11.1 rewrites a whole buffer at each update in a loop on CPU: decoding turns quadratic.
         "jaxlib>=0.10,<0.12,!=0.11.1",
         "flax>=0.12",
-        "optax>=0.2.5",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "tensorflow-datasets>=4.9.7",
         "array_record>=0.8",

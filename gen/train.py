@@ -188,7 +188,8 @@ def train(run: Run) -> Generator:
             state, metrics = stepper(state, next(stream))
             recent.append(metrics)
             logs.advance()
-            due = step == total or stop.received
+            stopping = stop.received and step < total  # once: a signal may come in between
+            due = step == total or stopping
             if due or step % config.train.log_every == 0:
                 values = average(recent)
                 check_finite(run, int(values["skipped"]), step)
@@ -202,7 +203,7 @@ def train(run: Run) -> Generator:
                 began = time.perf_counter()
             if due or step % config.train.save_every == 0:
                 saved.save(state)
-            if stop.received and step < total:
+            if stopping:
                 logs.say(f"stopped at step {step}; the same command goes on from there")
                 raise SystemExit(RESTART)
         logs.save_curves()
