@@ -32,6 +32,7 @@ setup(
         "clu>=0.0.12",
         "einops>=0.8",
         "numpy>=2.0",
+        "safetensors>=0.4.3",
         "scikit-learn>=1.5",
         "threadpoolctl",
         "pillow>=10.1",

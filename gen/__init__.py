@@ -1,23 +1,26 @@
 """Trains and samples autoregressive and masked image and video generators over tokens.
 
-Public API: `gen.load(run_or_checkpoint)` returns a `gen.Generator`.
+Public API: `gen.load(run_or_checkpoint)` and `gen.from_published(system, weights)` return a
+`gen.Generator`; the latter a tokenizer where the system is one.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gen.api import Generator, load
+    from gen.published import from_published
 
 __version__ = "0.1.0"
-__all__ = ["Generator", "load"]
+__all__ = ["Generator", "from_published", "load"]
+
+_HOMES = {"Generator": "gen.api", "load": "gen.api", "from_published": "gen.published"}
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import gen` costs nothing and entry points can set up JAX first.
-    if name in __all__:
-        from gen import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'gen' has no attribute {name!r}")

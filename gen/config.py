@@ -243,6 +243,22 @@ def load(spec: str, overrides: list[tuple[str, str]] = ()) -> Config:
     return from_json(values)
 
 
+def overridden(
+    config: Config, overrides: list[tuple[str, str]], *, groups: tuple[str, ...]
+) -> Config:
+    """A stored config with other values in some of its groups, such as `data`.
+
+    Raises:
+      UserError: a field is unknown or mistyped, or is of a group that is fixed by the weights.
+    """
+    values = config.to_json()
+    for dotted, text in overrides:
+        if dotted.partition(".")[0] not in groups:
+            raise UserError(f"config.{dotted} is fixed here: only {', '.join(groups)} can be set")
+        schema.override(config_class(values), values, dotted, text, root="config")
+    return from_json(values)
+
+
 def split_overrides(arguments: list[str]) -> list[tuple[str, str]]:
     """`--config.a.b=value` and `--config.a.b value` as pairs; anything else is refused."""
     pairs, rest = [], list(arguments)

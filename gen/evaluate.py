@@ -9,7 +9,6 @@ recall, Frechet distance, memorisation), unguided and at the config's guidance.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gen.api import Generator, load
-from gen.config import Parser
+from gen.config import Parser, overridden, split_overrides
 from gen.data import Dataset, Split, eval_batches
 from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest
 from gen.inputs import open_data
@@ -127,7 +126,11 @@ def evaluate(
 
 def make_parser() -> Parser:
     """The command line."""
-    parser = Parser(prog="python -m gen.evaluate", description=__doc__.splitlines()[0])
+    parser = Parser(
+        prog="python -m gen.evaluate",
+        description=__doc__.splitlines()[0],
+        epilog="Fields of the stored config: --config.data.name=..., --config.eval.batch_size=...",
+    )
     parser.add_argument("run", help="a run's folder, or one of its checkpoints")
     parser.add_argument("--split", help="split to score; default: the config's test split")
     parser.add_argument("--data-dir", help="where the data is, if not where it was in training")
@@ -141,12 +144,12 @@ def make_parser() -> Parser:
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    args = make_parser().parse_args(argv)
-    generator = load(args.run, averaged=not args.raw)
-    config = generator.config
+    args, rest = make_parser().parse_known_args(argv)
+    overrides = split_overrides(rest)
     if args.data_dir:
-        data = dataclasses.replace(config.data, dir=args.data_dir)
-        config = dataclasses.replace(config, data=data)
+        overrides.append(("data.dir", args.data_dir))
+    generator = load(args.run, averaged=not args.raw)
+    config = generator.config = overridden(generator.config, overrides, groups=("data", "eval"))
     if args.out:
         ensure_writable(Path(args.out).parent)
     dataset = open_data(config, generator.family)

@@ -3,20 +3,23 @@
 Axes: N samples, P positions.
 
 The settings default to what the run's config gives under `sample`. The `.npz` holds `tokens`
-(N, P), `labels` (N,) and `settings` (JSON), the PNG a labelled grid.
+(N, P), `labels` (N,) or `captions` (N,), and `settings` (JSON); the PNG is a labelled grid. With a
+tokenizer, pixels are decoded: the grid shows them, and each sample is a PNG of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from gen import pictures, schema
+from gen import captions, pictures, schema, tokenizers
 from gen.api import Generator, load
 from gen.config import Parser, SampleConfig
 from gen.errors import UserError, ensure_writable, exit_on_user_error
@@ -34,14 +37,66 @@ def gray_images(tokens_NP: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def save_samples(
-    path: Path, tokens_NP: np.ndarray, *, layout: Layout, labels: list[str] | None, title: str
+    path: Path,
+    tokens_NP: np.ndarray,
+    *,
+    layout: Layout,
+    labels: list[str] | None,
+    title: str,
+    images: np.ndarray | None = None,
 ) -> None:
-    """Writes the labelled grid; ten to a row, so that class-balanced digits form columns."""
-    images_NHW = gray_images(tokens_NP, layout)
-    if layout.vocab_sizes[0] > 256:
-        title += " (token ids as gray levels: pixels need the tokenizer)"
-    columns = min(10, len(images_NHW))
-    pictures.save_grid(path, images_NHW, labels=labels, columns=columns, title=title)
+    """Writes the labelled grid, ten to a row, so that class-balanced digits form columns.
+
+    `images` are the pixels, uint8 `(N, H, W, 3)`; without them tokens are shown as gray levels.
+    """
+    if images is None:
+        images = gray_images(tokens_NP, layout)
+        if layout.vocab_sizes[0] > 256:
+            title += " (token ids as gray levels: pixels need the tokenizer)"
+    columns = min(10, len(images))
+    pictures.save_grid(path, images, labels=labels, columns=columns, title=title)
+
+
+def open_tokenizer(path: str, layout: Layout) -> tuple[tokenizers.Tokenizer, tuple[int, ...]]:
+    """The tokenizer of a file and the (height, width) in pixels of the generator's samples.
+
+    Raises:
+      UserError: the file is no tokenizer, or its tokens are not the generator's.
+    """
+    tokenizer = tokenizers.load(path)
+    sides = tuple(n * factor for n, factor in zip(layout.shapes[-1], tokenizer.downsample))
+    shape = sides[1:] if layout.shapes[-1][0] == 1 else sides
+    differing = layout.differences(tokenizer.layout(shape))
+    if differing:
+        raise UserError(
+            f"the tokenizer {path} does not fit the generator: {'; '.join(differing)} "
+            "(the generator's against the tokenizer's)"
+        )
+    return tokenizer, shape
+
+
+def save_pixels(
+    folder: Path,
+    tokens_NP: np.ndarray,
+    tokenizer: tokenizers.Tokenizer,
+    shape: tuple[int, ...],
+    *,
+    keep: int,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Decodes and writes `00000.png` and so on; returns the first `keep`, uint8 (N, H, W, 3)."""
+    ensure_writable(folder)
+    kept = []
+    with tqdm(total=len(tokens_NP), unit="image", desc="decoding", delay=0.5) as bar:
+        for start in range(0, len(tokens_NP), batch_size):
+            rows = tokens_NP[start : start + batch_size]
+            pixels = tokenizer.decode(rows, shape, batch_size=batch_size)
+            images = tokenizer.to_uint8(pixels)
+            for index, image in enumerate(images, start):
+                Image.fromarray(image).save(folder / f"{index:05d}.png")
+            kept.extend(images[: max(keep - start, 0)])
+            bar.update(len(images))
+    return np.stack(kept)
 
 
 def parse_labels(text: str) -> list[int]:
@@ -61,7 +116,9 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("run", help="a run's folder, or one of its checkpoints")
     add("--labels", help="classes, such as 0,1,5-9; default: all in turn")
-    add("--num", type=int, help="number of samples; labels are repeated in turn (default: 100)")
+    add("--num", type=int, help="number of samples; conditions are taken in turn (default: 100)")
+    add("--captions", metavar="FOLDER", help="captions that gen.encode text wrote, for text models")
+    add("--tokenizer", metavar="FILE", help="tokenizer of gen.convert: also writes pixels")
     add("--guidance", help="guidance as the published code counts it, or none")
     add("--guidance-interval", help="last guided step after the first; -1 guides all")
     add("--temperature", help="0 takes the most likely token")
@@ -71,7 +128,7 @@ def make_parser() -> Parser:
     add("--seed", type=int, default=0)
     add("--raw", action="store_true", help="use the weights, not their average")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
-    add("--out", default="samples", help="writes OUT.npz and OUT.png")
+    add("--out", default="samples", help="writes OUT.npz, OUT.png, and OUT/ for pixels")
     return parser
 
 
@@ -85,17 +142,45 @@ def settings_from(args: Any, defaults: SampleConfig) -> dict[str, Any]:
     return settings
 
 
-def labels_for(args: Any, generator: Generator) -> np.ndarray:
-    """One class per sample: those given, or all, in turn."""
-    if generator.family.condition.kind != "class":
-        raise UserError("this model is conditioned on captions: sample it through the Python API")
-    chosen = parse_labels(args.labels) if args.labels else None
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What each sample is conditioned on.
+
+    Attributes:
+      arguments: for `Generator.sample`.
+      names: how each is called in pictures.
+      record: what the `.npz` keeps.
+    """
+
+    arguments: dict[str, Any]
+    names: list[str]
+    record: dict[str, np.ndarray]
+
+
+def prompts_for(args: Any, generator: Generator) -> Prompts:
+    """One condition per sample: those given in turn, or all classes in turn.
+
+    Raises:
+      UserError: they do not fit the model.
+    """
     if args.num is not None and args.num < 1:
         raise UserError(f"--num is at least 1, not {args.num}")
+    condition = generator.family.condition
+    if condition.kind == "text":
+        if args.labels or not args.captions:
+            raise UserError("this model is conditioned on captions: give --captions FOLDER")
+        given = captions.load(args.captions)
+        rows_N = np.resize(np.arange(len(given.texts)), args.num or len(given.texts))
+        # The features of all samples at once: half a megabyte each at 120 x 2048.
+        features = (given.caption[rows_N], given.caption_valid[rows_N])
+        texts = [given.texts[row] for row in rows_N]
+        return Prompts({"captions": features}, texts, {"captions": np.array(texts)})
+    if args.captions:
+        raise UserError("this model is conditioned on classes: give --labels, not --captions")
+    chosen = parse_labels(args.labels) if args.labels else None
     num = args.num or (len(chosen) if chosen else 100)
-    if chosen is None:
-        chosen = list(range(generator.family.condition.num_classes))
-    return np.resize(np.array(chosen), num)
+    labels_N = np.resize(np.array(chosen or range(condition.num_classes)), num)
+    return Prompts({"labels": labels_N}, [str(label) for label in labels_N], {"labels": labels_N})
 
 
 @exit_on_user_error
@@ -106,28 +191,34 @@ def main(argv: list[str] | None = None) -> None:
     ensure_writable(out.parent)
     generator = load(args.run, averaged=not args.raw, dtype=args.dtype)
     settings = settings_from(args, generator.config.sample)
-    labels_N = labels_for(args, generator)
+    prompts = prompts_for(args, generator)
+    layout = generator.family.layout
+    tokenizer = open_tokenizer(args.tokenizer, layout) if args.tokenizer else None
     # The delay keeps a bar that never moved out of the way of an error message.
-    with tqdm(total=len(labels_N), unit="sample", desc="sampling", delay=0.5) as bar:
+    with tqdm(total=len(prompts.names), unit="sample", desc="sampling", delay=0.5) as bar:
         tokens_NP = generator.sample(
             args.seed,
-            labels=labels_N,
+            **prompts.arguments,
             progress=lambda done: bar.update(done - bar.n),
             **settings,
         )
     record = json.dumps({"run": args.run, "seed": args.seed, **settings})
-    np.savez(out.with_name(out.name + ".npz"), tokens=tokens_NP, labels=labels_N, settings=record)
-    picture = out.with_name(out.name + ".png")
-    title = f"guidance {settings['guidance']}, temperature {settings['temperature']:g}"
-    shown = slice(0, 100)
+    tokens_file, picture = (out.with_name(out.name + ending) for ending in (".npz", ".png"))
+    np.savez(tokens_file, tokens=tokens_NP, **prompts.record, settings=record)
+    images = save_pixels(out, tokens_NP, *tokenizer, keep=100) if tokenizer else None
     save_samples(
         picture,
-        tokens_NP[shown],
-        layout=generator.family.layout,
-        labels=[str(label) for label in labels_N[shown]],
-        title=title,
+        tokens_NP[:100],
+        layout=layout,
+        labels=prompts.names[:100],
+        title=f"guidance {settings['guidance']}, temperature {settings['temperature']:g}",
+        images=images,
     )
-    print(f"{len(tokens_NP)} samples: {out}.npz, the first {min(len(tokens_NP), 100)} in {picture}")
+    pixels = f", each as a PNG in {out}" if tokenizer else ""
+    print(
+        f"{len(tokens_NP)} samples: {tokens_file}, "
+        f"the first {min(len(tokens_NP), 100)} in {picture}{pixels}"
+    )
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class NextTokenConfig:
     def shrunken(self) -> NextTokenConfig:
         """The same model small enough to compile and run in seconds, for `:debug`."""
         small = {"depth": 2, "width": 64, "heads": 4, "kv_heads": 0, "ffn_multiple": 32}
+        small["ffn_width"] = 0
         condition = dataclasses.replace(
             self.condition,
             caption_length=min(self.condition.caption_length, 8),

@@ -28,6 +28,7 @@ class BackboneConfig:
       kv_heads: key and value heads, a divisor of `heads`; 0 means as many as `heads`.
       ffn_multiple: the hidden width is 8/3 of `width`, rounded up to a multiple of this
         (256 in every published size).
+      ffn_width: the hidden width where that formula does not give it; 0 where it does.
       init_std: standard deviation of all weights at the start; 0.02 suits widths around 1000,
         narrow models start faster from about 1 / sqrt(width).
       norm_eps: added to the mean square before the root.
@@ -46,6 +47,7 @@ class BackboneConfig:
     heads: int
     kv_heads: int = 0
     ffn_multiple: int = 256
+    ffn_width: int = 0
     init_std: float = 0.02
     norm_eps: float = 1e-5
     rope_base: float = 10000.0
@@ -61,6 +63,8 @@ class BackboneConfig:
             raise UserError(f"sizes of a backbone must be at least 1: {self}")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
+        if self.ffn_width < 0:
+            raise UserError(f"ffn_width is at least 1, or 0 for the formula: {self.ffn_width}")
         if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):
             raise UserError(f"{self.heads} heads are not divisible by {self.kv_heads} kv_heads")
         for name in ("token_dropout", "residual_dropout", "ffn_dropout", "drop_path"):
@@ -76,8 +80,10 @@ class BackboneConfig:
         return self.kv_heads or self.heads
 
     @property
-    def ffn_width(self) -> int:
+    def hidden_width(self) -> int:
         """F: two thirds of four times the width, rounded up (LlamaGen `find_multiple`)."""
+        if self.ffn_width:
+            return self.ffn_width
         hidden = int(2 * 4 * self.width / 3)
         return -(-hidden // self.ffn_multiple) * self.ffn_multiple
 
@@ -87,9 +93,9 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         options = {"dtype": dtype, "rngs": rngs, "std": config.init_std}
-        self.gate = linear(config.width, config.ffn_width, **options)
-        self.up = linear(config.width, config.ffn_width, **options)
-        self.down = linear(config.ffn_width, config.width, **options)
+        self.gate = linear(config.width, config.hidden_width, **options)
+        self.up = linear(config.width, config.hidden_width, **options)
+        self.down = linear(config.hidden_width, config.width, **options)
         self.dropout_rate = config.ffn_dropout
 
     def __call__(self, x_BSD: jax.Array, *, key: jax.Array | None = None) -> jax.Array:

@@ -1,0 +1,161 @@
+"""Published checkpoints as ours: one file per upstream system, a table from its keys to ours.
+
+model = gen.from_published("llamagen", "c2i_B_256.pt", {"block_size": 256})
+tokens = model.sample(0, labels=[207], guidance=4.0, top_k=2000)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import traverse_util
+
+from gen import schema
+from gen.errors import UserError, nearest
+from gen.published import tables
+from gen.published.base import System
+from gen.published.llamagen import LlamaGen
+from gen.published.llamagen_vq import LlamaGenVQ
+from gen.published.weights import Weights, open_weights
+
+SYSTEMS: dict[str, System] = {system.name: system for system in (LlamaGen(), LlamaGenVQ())}
+
+Files = str | Path | Sequence[str | Path]
+# Where training scripts keep a model, in the order in which its own sampling scripts look.
+NESTS = ("", "model.", "module.", "state_dict.", "model.module.", "model_ema.", "ema.")
+
+
+def system_named(name: str) -> System:
+    """The system; raises `UserError` with the nearest name if there is none."""
+    if name not in SYSTEMS:
+        raise UserError(f'published system "{name}" is unknown{nearest(name, SYSTEMS)}')
+    return SYSTEMS[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The tensors of one part of a checkpoint, under their bare names."""
+
+    files: dict[str, Weights]
+    prefix: str
+
+    @property
+    def tensors(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Bare name -> (shape, dtype)."""
+        return {
+            name.removeprefix(self.prefix): (file.shapes[name], file.dtypes[name])
+            for name, file in self.files.items()
+            if name.startswith(self.prefix)
+        }
+
+    def read(self, name: str) -> Any:
+        return self.files[self.prefix + name].read(self.prefix + name)
+
+
+def open_part(files: Files, anchor: str, key: str | None = None) -> Part:
+    """Opens the files of one part and finds where the model lies in them.
+
+    Raises:
+      UserError: a file cannot be read, holds no such model, or two files hold the same tensor.
+    """
+    paths = [files] if isinstance(files, (str, Path)) else list(files)
+    owner: dict[str, Weights] = {}
+    for weights in map(open_weights, paths):
+        for name in weights.shapes:
+            if name in owner:
+                raise UserError(f"{weights.path} and {owner[name].path} both hold {name}")
+            owner[name] = weights
+    found = [name.removesuffix(anchor) for name in owner if name == anchor]
+    found += [name.removesuffix(anchor) for name in owner if name.endswith("." + anchor)]
+    where = ", ".join(str(path) for path in paths)
+    if key is not None:
+        wanted = f"{key.rstrip('.')}." if key else ""
+        if wanted not in found:
+            there = ", ".join(f'"{prefix.rstrip(".")}"' for prefix in sorted(found)) or "nowhere"
+            raise UserError(f'{where}: no model under "{key}"; {anchor} is found under {there}')
+        return Part(owner, wanted)
+    if not found:
+        some = ", ".join(list(owner)[:3]) or "no tensor at all"
+        raise UserError(f"{where}: no tensor named {anchor} (it holds {some} ...)")
+    rank = {prefix: place for place, prefix in enumerate(NESTS)}
+    return Part(owner, min(found, key=lambda prefix: (rank.get(prefix, len(rank)), prefix)))
+
+
+def resolve(system: System, parts: Mapping[str, Part], given: Mapping[str, Any] | None) -> Any:
+    """The system's settings: those given, else those inferred, else the reference's defaults.
+
+    Raises:
+      UserError: a setting is unknown (the nearest is named) or of the wrong type.
+    """
+    shapes = {
+        part: {name: shape for name, (shape, _) in opened.tensors.items()}
+        for part, opened in parts.items()
+    }
+    stored: dict[str, Any] = {}
+    for file in opened_files(parts):
+        stored |= file.settings
+    inferred = system.infer(shapes, stored)
+    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    unknown = {name: None for name in given or {} if name not in schema.hints(system.Settings)}
+    known = {name: value for name, value in inferred.items() if value is not None}
+    return schema.build(system.Settings, known | chosen | unknown, f"{system.name} settings")
+
+
+def from_published(
+    system: str,
+    weights: Files | Mapping[str, Files],
+    config: Mapping[str, Any] | None = None,
+    *,
+    key: str | None = None,
+) -> Any:
+    """A generator or tokenizer from published weights.
+
+    Args:
+      system: name of the upstream system, such as `llamagen` or `llamagen-vq`.
+      weights: a `.safetensors`, `.pt` or `.pth` file, or several that make up one checkpoint; or
+        a mapping from part to file(s) where weights come in parts. Nothing in them is executed.
+      config: settings under the reference's own names; what is left out is inferred from the
+        weights where they tell it.
+      key: where in the file the model lies, such as `ema`; found by itself if left out.
+
+    Returns:
+      `gen.Generator` or `gen.tokenizers.Tokenizer`.
+
+    Raises:
+      UserError: a file is damaged or tries to run code; settings are unknown or missing; tensors
+        are missing, unknown or of the wrong shape (all of them are named).
+    """
+    chosen = system_named(system)
+    files = dict(weights) if isinstance(weights, Mapping) else {next(iter(chosen.parts)): weights}
+    if files.keys() != chosen.parts.keys():
+        raise UserError(
+            f"{system} has the parts {', '.join(chosen.parts)}; given: {', '.join(files) or 'none'}"
+        )
+    parts = {name: open_part(files[name], anchor, key) for name, anchor in chosen.parts.items()}
+    settings = resolve(chosen, parts, config)
+    target = chosen.target(settings)
+    where = tables.sources(chosen.table(settings), target.shapes)
+    theirs = {name: part.tensors for name, part in parts.items()}
+    tables.check(where, target.shapes, theirs, ignored=chosen.ignored)
+    flat = tables.read(where, target.shapes, lambda part, name: parts[part].read(name))
+    return target.make(traverse_util.unflatten_dict(flat, sep="/"), origin(chosen, parts, settings))
+
+
+def opened_files(parts: Mapping[str, Part]) -> list[Weights]:
+    """Each file of the parts once."""
+    return list({w.path: w for part in parts.values() for w in part.files.values()}.values())
+
+
+def origin(system: System, parts: Mapping[str, Part], settings: Any) -> dict[str, Any]:
+    """Where weights came from, for checkpoints and manifests."""
+    files = {file.path.name: file.sha256() for file in opened_files(parts)}
+    return {
+        "id": system.name,
+        "source": system.source,
+        "sha256": next(iter(files.values())) if len(files) == 1 else None,
+        "files": files,
+        "settings": dataclasses.asdict(settings),
+    }

@@ -1,0 +1,10 @@
+"""Tokenizers: pixels <-> tokens, with their weights.
+
+`load` reads a file that `save` or `python -m gen.convert` wrote; `TOKENIZERS` has the kinds.
+"""
+
+from gen.tokenizers.base import Tokenizer
+from gen.tokenizers.files import TOKENIZERS, load, save
+from gen.tokenizers.vq import VQConfig, VQTokenizer
+
+__all__ = ["TOKENIZERS", "Tokenizer", "VQConfig", "VQTokenizer", "load", "save"]
