@@ -99,7 +99,8 @@ class RecordSpec:
             decoded["caption"] = decoded["caption"].astype(np.float32)
         return decoded
 
-    def _check(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def arrays(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The fields as arrays; raises `BadRecord` if one is missing or has another shape."""
         fields = self.fields
         if not isinstance(record, Mapping) or record.keys() != fields.keys():
             found = sorted(record) if isinstance(record, Mapping) else type(record).__name__
@@ -112,18 +113,23 @@ class RecordSpec:
                 raise BadRecord(f"{name} is no array: its rows differ in length") from None
             if arrays[name].shape != shape:
                 raise BadRecord(f"{name} has shape {arrays[name].shape}, not {shape}")
-        if self.layout.is_continuous:
-            _check_floats("tokens", arrays["tokens"])
+        return arrays
+
+    def check_field(self, name: str, values: np.ndarray) -> None:
+        """Raises `BadRecord` if the values of one field are impossible."""
+        if name == "label":
+            self._check_label(values)
+        elif name == "caption_valid":
+            _check_valid(values)
+        elif name == "caption" or self.layout.is_continuous:
+            _check_floats(name, values)
         else:
-            self._check_ids(arrays["tokens"])
-        if "label" in arrays:
-            self._check_label(arrays["label"])
-        if "caption" in arrays:
-            _check_floats("caption", arrays["caption"])
-            if arrays["caption_valid"].dtype != np.bool_:
-                raise BadRecord(f"caption_valid is {arrays['caption_valid'].dtype}, not bool")
-            if not arrays["caption_valid"].any():
-                raise BadRecord("caption_valid marks no position of the caption as valid")
+            self._check_ids(values)
+
+    def _check(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        arrays = self.arrays(record)
+        for name, values in arrays.items():
+            self.check_field(name, values)
         return arrays
 
     def _check_ids(self, tokens: np.ndarray) -> None:
@@ -154,3 +160,10 @@ def _check_floats(name: str, values: np.ndarray) -> None:
     if not np.isfinite(values).all():
         where = tuple(int(n) for n in np.argwhere(~np.isfinite(values))[0])
         raise BadRecord(f"{name} is not finite at {where} ({values[where]})")
+
+
+def _check_valid(values: np.ndarray) -> None:
+    if values.dtype != np.bool_:
+        raise BadRecord(f"caption_valid is {values.dtype}, not bool")
+    if not values.any():
+        raise BadRecord("caption_valid marks no position of the caption as valid")

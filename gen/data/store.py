@@ -52,19 +52,13 @@ def open_shards(directory: Path, manifest: Manifest, *, with_hashes: bool) -> di
       UserError: a file is missing, has another size or (if `with_hashes`) other contents than
         the manifest says, or the manifest and TFDS's own description disagree.
     """
-    shards = _shards_by_split(directory, manifest)
+    for fault in manifest_faults(manifest):
+        raise UserError(f"{directory / 'manifest.json'} {fault}")
     for name, expected in manifest.shards.items():
         _check_file(directory / name, expected, with_hashes=with_hashes)
-    builder = _tfds_builder(directory, manifest)
+    builder = tfds_builder(directory, manifest)
     records = {}
-    for split, lengths in shards.items():
-        info = builder.info.splits.get(split)
-        if info is None or info.shard_lengths != list(lengths.values()):
-            raise UserError(
-                f'{directory / "dataset_info.json"} and manifest.json disagree on split "{split}"'
-            )
-        if sorted(info.filenames) != sorted(lengths):
-            raise UserError(f'{directory}: the shards of split "{split}" have unexpected names')
+    for split, lengths in shards_by_split(manifest).items():
         try:
             source = builder.as_data_source(split)
         except Exception as error:
@@ -73,22 +67,28 @@ def open_shards(directory: Path, manifest: Manifest, *, with_hashes: bool) -> di
     return records
 
 
-def _shards_by_split(directory: Path, manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Number of records of each shard, in order, of each split of the manifest."""
+def shards_by_split(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Number of records of each shard, in order, of each split; files of other names left out."""
     found: dict[str, dict[str, int]] = {split: {} for split in manifest.splits}
     for name in sorted(manifest.shards):
         match = _SHARD.fullmatch(name)
-        if match is None or match["split"] not in found:
-            raise UserError(f'{directory / "manifest.json"} lists "{name}", which is no shard')
-        found[match["split"]][name] = manifest.shards[name]["records"]
+        if match is not None and match["split"] in found:
+            found[match["split"]][name] = manifest.shards[name]["records"]
+    return found
+
+
+def manifest_faults(manifest: Manifest) -> list[str]:
+    """In which ways the shards that a manifest lists do not make up its splits."""
+    found = shards_by_split(manifest)
+    known = {name for lengths in found.values() for name in lengths}
+    faults = [f'lists "{name}", which is no shard' for name in manifest.shards if name not in known]
     for split, count in manifest.splits.items():
         total = sum(found[split].values())
         if total != count or not count:
-            raise UserError(
-                f"{directory / 'manifest.json'} promises {count} examples of split "
-                f'"{split}", but its shards hold {total}'
+            faults.append(
+                f'promises {count} examples of split "{split}", but its shards hold {total}'
             )
-    return found
+    return faults
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], *, with_hashes: bool) -> None:
@@ -102,8 +102,12 @@ def _check_file(path: Path, expected: Mapping[str, Any], *, with_hashes: bool) -
         raise UserError(f"{path} is damaged: its SHA-256 is not the manifest's{advice}")
 
 
-def _tfds_builder(directory: Path, manifest: Manifest) -> Any:
-    """TFDS's view of the directory, whose features must be those of the manifest."""
+def tfds_builder(directory: Path, manifest: Manifest) -> Any:
+    """TFDS's view of the directory.
+
+    Raises:
+      UserError: its features or shards are not those of the manifest, or its files are damaged.
+    """
     import tensorflow_datasets as tfds
 
     for name in ("dataset_info.json", "features.json"):
@@ -125,4 +129,12 @@ def _tfds_builder(directory: Path, manifest: Manifest) -> Any:
             f"{directory}: features.json has {stored}, manifest.json describes "
             f"{RecordSpec.of(manifest).fields}"
         )
+    for split, lengths in shards_by_split(manifest).items():
+        info = builder.info.splits.get(split)
+        if info is None or info.shard_lengths != list(lengths.values()):
+            raise UserError(
+                f'{directory / "dataset_info.json"} and manifest.json disagree on split "{split}"'
+            )
+        if sorted(info.filenames) != sorted(lengths):
+            raise UserError(f'{directory}: the shards of split "{split}" have unexpected names')
     return builder

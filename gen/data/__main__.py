@@ -1,0 +1,196 @@
+"""`python -m gen.data`: imports token datasets from other formats, and checks datasets.
+
+    python -m gen.data import llamagen-codes SOURCE... --name imagenet256_vq16
+    python -m gen.data check DIR [--config configs/llamagen_b.py:256]
+
+Each format is a row of `FORMATS`; `import FORMAT --help` tells what it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gen import data, schema
+from gen.data import files
+from gen.data.code_folders import KINDS
+from gen.data.manifest import Manifest
+from gen.data.report import SCAN_LIMIT, check_dataset, layout_in_words
+from gen.data.report_text import format_report
+from gen.errors import UserError, ensure_writable, exit_on_user_error
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    # The modules above `gen.data` are imported where needed: this file is an entry point.
+    from gen.config import Parser
+
+    parser = Parser(
+        prog="python -m gen.data",
+        description=__doc__.partition("\n")[0].partition(": ")[2],
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    importing = commands.add_parser("import", help="write a dataset from tokens in another format")
+    formats = importing.add_subparsers(dest="format", required=True, metavar="FORMAT")
+    for name, (describe, add_arguments, run) in FORMATS.items():
+        one = formats.add_parser(name, help=describe, description=describe)
+        add_arguments(one)
+        _add_common(one)
+        one.set_defaults(run=run)
+    _add_check(commands.add_parser("check", help="check a dataset and report what is in it"))
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every format."""
+    add = parser.add_argument
+    add("--name", required=True, help="name of the dataset to write")
+    add("--dir", help="data directory; default: $GEN_DATA_DIR or ~/.cache/gen/data")
+    add("--tokenizer-id", help="what made the tokens (%(default)s)")
+    add("--tokenizer-sha256", metavar="HEX", help="SHA-256 of the tokenizer's weights")
+    add("--class-names", metavar="FILE", help="text file with the name of a class on each line")
+    add(
+        "--holdout", type=int, default=0, metavar="N",
+        help="N images, spread evenly over all, become the split test; the same N always gives the "
+        "same images (default: 0, all images are the split train)",
+    )  # fmt: skip
+
+
+def _add_code_folders(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(tokenizer_id="llamagen-vq16")
+    add = parser.add_argument
+    add(
+        "sources", nargs="+", metavar="SOURCE",
+        help="folder with *_codes and *_labels, or the *_codes itself; several (ten_crop and "
+        "ten_crop_105) hold the same images, and their versions are put together",
+    )  # fmt: skip
+    add("--classes", type=int, default=1000, help="number of classes (%(default)s)")
+    add("--vocab", type=int, default=16384, help="number of token ids (%(default)s)")
+    add("--grid", metavar="HEIGHT,WIDTH", help="default: a square")
+    add(
+        "--copies", choices=sorted(KINDS.values()),
+        help="what the stored versions of an image are; default: 1 none, 2 flip, 10 tencrop",
+    )  # fmt: skip
+
+
+def _import_code_folders(args: Any) -> Manifest:
+    grid = args.grid and schema.parse(tuple[int, int], args.grid, "--grid")
+    return data.import_code_folder(
+        *args.sources, name=args.name, directory=args.dir, num_classes=args.classes,
+        vocab_size=args.vocab, grid=grid, copies=args.copies, tokenizer=_tokenizer(args),
+        class_names=_class_names(args.class_names, args.classes), holdout=args.holdout,
+        progress=True,
+    )  # fmt: skip
+
+
+# Name of a format: what it is, its arguments, and what imports it.
+FORMATS: dict[str, tuple[str, Callable[..., None], Callable[..., Manifest]]] = {
+    "llamagen-codes": (
+        "Folders of .npy files, one per image, of LlamaGen's extract_codes_c2i.py.",
+        _add_code_folders,
+        _import_code_folders,
+    ),
+}
+
+
+def _tokenizer(args: Any) -> dict[str, Any]:
+    sha256 = args.tokenizer_sha256
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise UserError(f'--tokenizer-sha256 has 64 hexadecimal digits, not "{sha256}"')
+    return {"id": args.tokenizer_id, "sha256": sha256 and sha256.lower()}
+
+
+def _class_names(path: str | None, num_classes: int) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        names = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error})") from None
+    if len(names) != num_classes:
+        raise UserError(f"{path} has {len(names)} lines, one name each; --classes {num_classes}")
+    return names
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("dir", metavar="DIR", help="folder of the dataset, or of one of its versions")
+    add(
+        "--config", metavar="FILE[:ARG]",
+        help="also tell whether the data fit this model; --config.model... changes its fields",
+    )  # fmt: skip
+    add("--split", metavar="NAME", help="scan this split only")
+    add(
+        "--full", action="store_true",
+        help=f"scan all records, not {SCAN_LIMIT:,} of each split at most",
+    )  # fmt: skip
+    add("--json", metavar="FILE", help="also write the report as JSON")
+
+
+def _check(args: Any, rest: list[str]) -> None:
+    family = _family(args.config, rest)
+    if args.json:
+        ensure_writable(Path(args.json).parent)
+    limit = None if args.full else SCAN_LIMIT
+    report = check_dataset(args.dir, split=args.split, limit=limit, progress=True)
+    if family is not None:
+        report["config"], report["fits"] = args.config, True
+        try:
+            _check_fit(Manifest.read(Path(report["directory"])), family)
+        except UserError as error:
+            report["fits"] = False
+            report["problems"].append(f"the data do not fit {args.config}: {error}")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(format_report(report))
+    if report["problems"]:
+        raise SystemExit(2)
+
+
+def _family(spec: str | None, rest: list[str]) -> Any:
+    """The family that a config names, or None without one."""
+    if spec is None:
+        if rest:
+            raise UserError(f"unknown argument {rest[0]} (see --help)")
+        return None
+    from gen import config as configs
+    from gen.families import FAMILIES
+
+    config = configs.load(spec, configs.split_overrides(rest))
+    return FAMILIES[config.family](config.model)
+
+
+def _check_fit(manifest: Manifest, family: Any) -> None:
+    """Raises `UserError`, naming both sides, unless the family can be trained on the data."""
+    condition = family.condition
+    if condition.kind == "class":
+        manifest.check_fits(family.layout, num_classes=condition.num_classes)
+    elif condition.kind == "text":
+        shape = (condition.caption_length, condition.caption_dim)
+        manifest.check_fits(family.layout, caption=shape)
+    else:
+        manifest.check_fits(family.layout)
+
+
+@exit_on_user_error
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    args, rest = make_parser().parse_known_args(argv)
+    if args.command == "check":
+        _check(args, rest)
+        return
+    if rest:
+        raise UserError(f"unknown argument {rest[0]} (see --help)")
+    manifest = args.run(args)
+    counts = ", ".join(f"{count:,} {name}" for name, count in manifest.splits.items())
+    folder = files.data_root(args.dir) / manifest.name / manifest.version
+    print(f"{folder}: {counts}; {layout_in_words(manifest.layout)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
