@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gen.config import Config
-from gen.data import Dataset, open_dataset
+from gen.data import Dataset, Manifest, open_dataset
 from gen.errors import UserError
 from gen.families import Family
 
@@ -30,16 +30,22 @@ def open_data(config: Config, family: Family) -> Dataset:
     dataset = open_dataset(
         config.data.name, directory=config.data.dir, layout=family.layout, condition=wanted
     )
-    if condition.kind == "class":
-        dataset.manifest.check_fits(family.layout, num_classes=condition.num_classes)
-    else:
-        shape = (condition.caption_length, condition.caption_dim)
-        dataset.manifest.check_fits(family.layout, caption=shape)
+    check_fits(dataset.manifest, family)
     for role in ("train", "valid", "test"):
         spec = getattr(config.data, role)
         if spec is not None and not len(dataset.split(spec)):
             raise UserError(f'config.data.{role} "{spec}" holds no example')
     return dataset
+
+
+def check_fits(manifest: Manifest, family: Family) -> None:
+    """Raises `UserError`, naming both sides, unless the family can be trained on the data."""
+    condition = family.condition
+    if condition.kind == "class":
+        manifest.check_fits(family.layout, num_classes=condition.num_classes)
+    else:
+        shape = (condition.caption_length, condition.caption_dim)
+        manifest.check_fits(family.layout, caption=shape)
 
 
 def class_names(dataset: Dataset, num_classes: int) -> list[str]:

@@ -136,12 +136,14 @@ def _check(args: Any, rest: list[str]) -> None:
     family = _family(args.config, rest)
     if args.json:
         ensure_writable(Path(args.json).parent)
+    from gen.inputs import check_fits
+
     limit = None if args.full else SCAN_LIMIT
     report = check_dataset(args.dir, split=args.split, limit=limit, progress=True)
     if family is not None:
         report["config"], report["fits"] = args.config, True
         try:
-            _check_fit(Manifest.read(Path(report["directory"])), family)
+            check_fits(Manifest.read(Path(report["directory"])), family)
         except UserError as error:
             report["fits"] = False
             report["problems"].append(f"the data do not fit {args.config}: {error}")
@@ -163,18 +165,6 @@ def _family(spec: str | None, rest: list[str]) -> Any:
 
     config = configs.load(spec, configs.split_overrides(rest))
     return FAMILIES[config.family](config.model)
-
-
-def _check_fit(manifest: Manifest, family: Any) -> None:
-    """Raises `UserError`, naming both sides, unless the family can be trained on the data."""
-    condition = family.condition
-    if condition.kind == "class":
-        manifest.check_fits(family.layout, num_classes=condition.num_classes)
-    elif condition.kind == "text":
-        shape = (condition.caption_length, condition.caption_dim)
-        manifest.check_fits(family.layout, caption=shape)
-    else:
-        manifest.check_fits(family.layout)
 
 
 @exit_on_user_error

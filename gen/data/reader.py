@@ -64,8 +64,9 @@ def open_dataset(
     version = files.latest_version(root / name)
     if version is None:
         raise UserError(
-            f'dataset "{name}" is not in {root}: write it there with gen.data.write_dataset, set '
-            "GEN_DATA_DIR to where it is, or try made-up data with --config ...:debug"
+            f'dataset "{name}" is not in {root}: write it there with gen.data.write_dataset or '
+            "python -m gen.data import, set GEN_DATA_DIR to where it is, or try made-up data with "
+            "--config ...:debug"
         )
     manifest = Manifest.read(version)
     small = sum(shard["bytes"] for shard in manifest.shards.values()) <= SMALL_BYTES

@@ -172,8 +172,8 @@ def condition(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def generate(
     model: Generator, settings: Mapping[str, Any], inputs: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """`generate` of autoregressive/models/generate.py; only its greedy mode can be repeated."""
-    if settings.get("sample_logits", True):
+    """`generate` of autoregressive/models/generate.py, where it draws nothing at random."""
+    if settings.get("sample_logits", True) and settings.get("top_k") != 1:
         raise UserError("the reference draws with torch's own random numbers: only greedy repeats")
     given = inputs["cond"]
     who = {"labels": given} if given.ndim == 1 else {"captions": (given, inputs.get("emb_masks"))}
