@@ -9,7 +9,9 @@ from flax import traverse_util
 import gen
 from gen import sharding, train
 from gen.errors import UserError
+from gen.evaluate import likelihood
 from gen.training.init_from import adapt, start_from
+from gen.training.logs import Logs, read_metrics
 from gen.training.state import Trainer
 from tests import tiny
 
@@ -76,11 +78,30 @@ def test_first_loss_is_that_of_the_weights(source, tmp_path):
     arguments += [f"--config.model.backbone.{name}=0" for name in dropout]
     arguments += ["--config.model.condition.drop_rate=0.0001", "--workdir", str(tmp_path / "run")]
     train.main(arguments)
-    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    start, first = map(json.loads, lines[:2])
     run = train.prepare(arguments[:-1] + [str(tmp_path / "other")])
     rows = next(train.global_batches(run, 0))
     nll = gen.load(source).nll(np.asarray(rows["tokens"]), labels=np.asarray(rows["label"]))
     np.testing.assert_allclose(first["loss"], nll.mean(), rtol=1e-5)
+    # Before the first step the run scores what `gen.evaluate` does.
+    held_out = likelihood(gen.load(source), run.dataset.split("test"), batch_size=64)
+    assert start["step"] == 0 and first["step"] == 1
+    np.testing.assert_allclose(start["valid/nats_per_token"], held_out["nats_per_token"], rtol=1e-6)
+
+
+def test_step_0_is_logged_once(tmp_path):
+    def records(start):
+        logs = Logs(tmp_path, start=start, total=3)
+        if not start:
+            logs.write(0, {"valid/nats_per_token": 2.0})
+        logs.write(start + 1, {"loss": 2.0})
+        logs.close()
+        return [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")]
+
+    assert records(0) == [0, 1]
+    assert records(0) == [0, 1]  # killed before its first checkpoint
+    assert records(1) == [0, 1, 2]
 
 
 def test_all_misfits_are_named(source):

@@ -2,14 +2,16 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
+from flax import nnx, traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from gen import tokenizers
 from gen.errors import UserError
+from gen.models.convolution import Conv, Series
 from gen.tokenizers import VQConfig, VQTokenizer
 from gen.tokenizers import files as tokenizer_files
 
@@ -82,6 +84,21 @@ def test_paths_are_plain(saved):
     } <= names
     assert "encoder/levels/1/downsample/kernel" not in names
     assert "encoder/levels/0/attention/0/query/kernel" not in names
+
+
+def test_a_series_keeps_its_order():
+    # Keys of a file are text, and as text, "10" comes before "2".
+    def make():
+        options = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+        return Series(Conv(1, 1, 1, **options) for _ in range(12))
+
+    flat = {}
+    for i in range(12):
+        flat |= {f"{i}/bias": np.full(1, i), f"{i}/kernel": np.full((1, 1, 1, 1), i)}
+    graphdef, _ = nnx.split(nnx.eval_shape(make))
+    series = nnx.merge(graphdef, traverse_util.unflatten_dict(flat, sep="/"))
+    assert [conv.kernel[...].item() for conv in series] == list(range(12))
+    assert series[-1].bias[...].item() == 11 and len(series) == 12
 
 
 def test_any_flipped_bit_is_noticed(saved, tmp_path):

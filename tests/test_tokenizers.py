@@ -40,13 +40,7 @@ CASES = {
         "norm_groups": 8,
         "norm_eps": 1e-2,
     },
-    # Sorted as text, block 10 comes before block 2.
-    "one level, eleven blocks": {
-        "width": 4,
-        "encoder_multipliers": (1,),
-        "decoder_multipliers": (2,),
-        "blocks_per_level": 11,
-    },
+    "one level": {"encoder_multipliers": (1,), "decoder_multipliers": (2,)},
 }
 
 
