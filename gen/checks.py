@@ -31,13 +31,15 @@ def check_tokens(layout: Layout, tokens: np.ndarray) -> np.ndarray:
     return tokens.astype(np.int32)
 
 
-def check_labels(num_classes: int, num: int | None, labels: Sequence[int]) -> np.ndarray:
-    """Labels as int32 `(B,)` within the classes."""
+def check_labels(condition: ConditionConfig, num: int | None, labels: Sequence[int]) -> np.ndarray:
+    """Labels as int32 `(B,)` within the classes; -1 is the null class of a model that has one."""
+    num_classes, least = condition.num_classes, -1 if condition.has_null else 0
     array = np.atleast_1d(np.asarray(labels))
     if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.integer):
         raise UserError(f"labels must be whole numbers of shape (B,), not {labels!r}")
-    if array.min() < 0 or array.max() >= num_classes:
+    if array.min() < least or array.max() >= num_classes:
         raise UserError(f"labels lie in [0, {num_classes}), found {array.min()} to {array.max()}")
+    array = np.where(array < 0, num_classes, array)
     if num is not None and num != len(array):
         raise UserError(f"{len(array)} labels for {num} samples")
     return array.astype(np.int32)

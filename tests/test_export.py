@@ -43,7 +43,7 @@ def test_sampler_exports(guidance):
     graphdef, shapes = nnx.split(abstract_model(family))
 
     def sample(params, label_B, key, sample_B):
-        tokens, _ = family.sample(
+        state, _ = family.sample(
             nnx.merge(graphdef, params),
             {"label": label_B},
             draws=drawing.KeyedDraws(key, sample_B),
@@ -51,7 +51,7 @@ def test_sampler_exports(guidance):
             num_guided=num_guided_steps(scale_N),
             sampling=token_sampling(top_k=5, top_p=0.9),
         )
-        return tokens
+        return state.tokens
 
     arguments = (
         nnx.to_pure_dict(shapes),

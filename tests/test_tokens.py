@@ -47,7 +47,7 @@ def test_ties_with_the_kth_token_stay():
 def test_gumbel_noise_draws_the_softmax():
     probs = np.array([0.5, 0.3, 0.15, 0.05])
     noise = jnp.asarray(np.random.default_rng(0).gumbel(size=(20000, 4)))
-    drawn = choose(jnp.log(jnp.tile(probs, (20000, 1))), token_sampling(), noise)
+    drawn, _ = choose(jnp.log(jnp.tile(probs, (20000, 1))), token_sampling(), noise)
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 20000, probs, atol=0.015)
 
 

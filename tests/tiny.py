@@ -71,6 +71,11 @@ def text(**overrides: Any) -> dict[str, Any]:
     }
 
 
+def neighbours(**overrides: Any) -> dict[str, Any]:
+    """Overrides that make the tiny model a next-neighbour model of 3x4 tokens."""
+    return {"family": "next_neighbour", **overrides}
+
+
 def random_params(family: Any, seed: int = 0, scale: float = 0.15) -> dict[str, Any]:
     """Parameters with every entry random: a head that starts at zero would hide everything."""
     shapes = nnx.to_pure_dict(nnx.state(abstract_model(family)))

@@ -10,7 +10,7 @@ logits and where tokens go is the family's.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,17 @@ from einops import rearrange
 from flax import nnx
 
 from gen.decoding import guidance, tokens
-from gen.decoding.plan import Phase, Plan
+from gen.decoding.plan import Now, Phase, Plan
 from gen.layouts import Layout
 from gen.models import backbone, conditioning
+
+
+class Sampled(NamedTuple):
+    """What a step gives: token ids, the logits they were drawn from (filtered), and the noise."""
+
+    tokens_BR: jax.Array
+    logits_BRV: jax.Array
+    draws: Any
 
 
 class Sequential(Protocol):
@@ -33,16 +41,14 @@ class Sequential(Protocol):
     def begin(self, model: nnx.Module, batch: int) -> Any: ...
 
     def inputs_at(
-        self, model: nnx.Module, state: Any, prompt: conditioning.Prompt, slots_W: jax.Array
+        self, model: nnx.Module, state: Any, prompt: conditioning.Prompt, now: Now
     ) -> jax.Array: ...
 
     def predict_at(
-        self, model: nnx.Module, hidden: list[jax.Array], read_R: jax.Array
+        self, model: nnx.Module, hidden: list[jax.Array], prompt: conditioning.Prompt, now: Now
     ) -> jax.Array: ...
 
-    def commit(
-        self, model: nnx.Module, state: Any, chosen_BR: jax.Array, target_R: jax.Array
-    ) -> Any: ...
+    def commit(self, model: nnx.Module, state: Any, sampled: Sampled, now: Now) -> Any: ...
 
 
 def with_validity(mask_WT: jax.Array, slots_W: jax.Array, valid_QT: jax.Array | None) -> jax.Array:
@@ -75,7 +81,7 @@ def sample(
     num_guided: int,
     sampling: tokens.TokenSampling,
     keep_logits: bool = False,
-) -> tuple[jax.Array, jax.Array | None]:
+) -> tuple[Any, jax.Array | None]:
     """Decodes a batch from nothing.
 
     Args:
@@ -89,7 +95,8 @@ def sample(
       keep_logits: also return what each token was drawn from, after guidance.
 
     Returns:
-      int32 tokens of the family's layout, and float32 logits `(B, P, V)` if asked for.
+      The family's state after the last step, its `tokens` int32 of the family's layout, and
+      float32 logits `(B, P, V)` if asked for.
     """
     batch = next(iter(condition.values())).shape[0]
     drop_Q = None
@@ -97,6 +104,8 @@ def sample(
         condition, drop_Q = conditioning.with_null(condition)
     prompt = model.condition(condition, drop_Q)
     blocks = model.backbone.unstack()
+    # What a condition makes of each block is the same at every step.
+    modulations = [block.modulate(prompt.cond) for block in blocks]
     caches, state, logits_BPV = None, family.begin(model, batch), None
     for phase in family.plan.phases_cut_at(num_guided):
         guided = phase.first_step < num_guided
@@ -104,17 +113,19 @@ def sample(
         if caches is None:
             caches = model.backbone.empty_cache(rows, phase.cache_length)
         # The null half ends with the last guided step.
-        prompt, caches = jax.tree.map(lambda a, n=rows: a[:n], (prompt, caches))
+        prompt, caches, modulations = jax.tree.map(
+            lambda a, n=rows: a[:n], (prompt, caches, modulations)
+        )
         caches = backbone.grow(caches, phase.cache_length)
         stop = phase.first_step + phase.num_steps
         caches, state, logits_NBRV = _run_phase(
-            family, model, blocks, phase, prompt, caches, state,
+            family, model, list(zip(blocks, modulations)), phase, prompt, caches, state,
             draws=draws, scale_N=scale_N[phase.first_step : stop], guided=guided, sampling=sampling,
             keep_logits=keep_logits,
         )  # fmt: skip
         if keep_logits:
             logits_BPV = _scatter(logits_BPV, logits_NBRV, phase, family.layout.num_positions)
-    return state.tokens, logits_BPV
+    return state, logits_BPV
 
 
 def _scatter(
@@ -131,7 +142,7 @@ def _scatter(
 def _run_phase(
     family: Sequential,
     model: nnx.Module,
-    blocks: list[nnx.Module],
+    blocks: list[tuple[nnx.Module, Any]],
     phase: Phase,
     prompt: conditioning.Prompt,
     caches: list,
@@ -146,39 +157,45 @@ def _run_phase(
     """All steps of one phase; returns the caches, the family's state and any logits kept."""
     plan = family.plan
     per_step = {
-        "slots_W": phase.feed_NW,
+        "feed_W": phase.feed_NW,
         "read_R": phase.read_NR,
         "target_R": phase.target_NR,
-        "mask_WT": plan.mask_rows(phase.feed_NW, phase.cache_length),
         "index": phase.first_step + np.arange(phase.num_steps, dtype=np.int32),
+        "mask_WT": plan.mask_rows(phase.feed_NW, phase.cache_length),
         "scale": scale_N,
     }
     if plan.rope_S2C is not None:
         per_step["rope_W2C"] = plan.rope_S2C[phase.feed_NW]
 
-    def one_step(carry: tuple, now: dict[str, jax.Array]) -> tuple[tuple, jax.Array | None]:
+    def one_step(carry: tuple, values: dict[str, Any]) -> tuple[tuple, jax.Array | None]:
         caches, state = carry
+        now = Now(*(values[name] for name in Now._fields))
         hidden, caches = backbone.step(
             blocks,
-            family.inputs_at(model, state, prompt, now["slots_W"]),
+            family.inputs_at(model, state, prompt, now),
             caches,
-            mask=with_validity(now["mask_WT"], now["slots_W"], prompt.valid_BT),
-            slots_S=now["slots_W"],
+            mask=with_validity(jnp.asarray(values["mask_WT"]), now.feed_W, prompt.valid_BT),
+            slots_S=now.feed_W,
             contiguous=phase.contiguous,
-            rope=now.get("rope_W2C"),
+            rope=values.get("rope_W2C"),
             taps=plan.taps,
         )
-        logits_QRV = family.predict_at(model, hidden, now["read_R"])
+        logits_QRV = family.predict_at(model, hidden, prompt, now)
         if guided:
             cond_BRV, null_BRV = jnp.split(logits_QRV, 2)
-            logits_QRV = guidance.guide(cond_BRV, null_BRV, now["scale"])
+            logits_QRV = guidance.guide(cond_BRV, null_BRV, values["scale"])
         noise = None
         if not sampling.greedy:
-            noise = draws.gumbel("token", now["index"], logits_QRV.shape[1:])
-        chosen_BR = tokens.choose(logits_QRV, sampling, noise)
-        state = family.commit(model, state, chosen_BR, now["target_R"])
+            noise = draws.gumbel("token", now.index, logits_QRV.shape[1:])
+        chosen_BR, filtered_BRV = tokens.choose(logits_QRV, sampling, noise)
+        state = family.commit(model, state, Sampled(chosen_BR, filtered_BRV, draws), now)
         return (caches, state), logits_QRV if keep_logits else None
 
+    if phase.num_steps == 1:
+        # Alone, a step keeps its arrays as constants, and a family may build shapes on them.
+        alone = {name: array[0] for name, array in per_step.items()} | {"index": phase.first_step}
+        (caches, state), logits_BRV = one_step((caches, state), alone)
+        return caches, state, logits_BRV[None] if keep_logits else None
     per_step = jax.tree.map(jnp.asarray, per_step)
     (caches, state), logits_NBRV = jax.lax.scan(one_step, (caches, state), per_step)
     return caches, state, logits_NBRV

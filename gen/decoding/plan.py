@@ -3,6 +3,9 @@
 Axes: S slots of the sequence, N steps of a phase, W slots fed in one step, R positions sampled
 in one step, T slots of a cache, C channel pairs of a head.
 
+A step's arrays are NumPy's where its phase has one step alone, so that a family may build shapes
+on them; in longer phases they are traced.
+
 One integer per slot decides: slot q may attend slot k iff `step[q] >= step[k]`. The training
 mask, the rows of the cached decoding mask and the phases of the compiled loop all follow from it.
 """
@@ -11,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +24,27 @@ import numpy as np
 class Step:
     """One call of the network.
 
-    `feed_W` are the slots fed, `read_R` indices into `feed_W` of those whose output is used,
-    `target_R` the positions sampled. The three may differ: a slot may be fed without being read,
-    read for a position elsewhere, or fed again later.
+    `feed_W` are the slots fed, `read_R` indices into `feed_W` of those whose output is used (or
+    `(R, A)`, where A heads vote for a position; -1 where one has no vote), `target_R` the
+    positions sampled, padded beyond the last. The three may differ: a slot may be fed without
+    being read, read for a position elsewhere, or fed again later.
     """
 
     feed_W: np.ndarray
     read_R: np.ndarray
     target_R: np.ndarray
+
+
+class Now(NamedTuple):
+    """The step that the loop is at: its arrays, and its number `index` among all steps.
+
+    `index` is an int where the phase has one step alone, else traced like the arrays.
+    """
+
+    feed_W: Any
+    read_R: Any
+    target_R: Any
+    index: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +99,12 @@ class Plan:
         """Network calls per sample."""
         return sum(phase.num_steps for phase in self.phases)
 
+    @property
+    def waste(self) -> float:
+        """Share of the rows fed that are padding: each slot needs to be fed once."""
+        fed = sum(phase.feed_NW.size for phase in self.phases)
+        return 1.0 - len(self.step_S) / fed
+
     def mask_rows(self, slots: np.ndarray, length: int) -> np.ndarray:
         """True where the given slots see the first `length` slots: `slots.shape + (length,)`."""
         return self.step_S[slots][..., None] >= self.step_S[:length]
@@ -100,26 +124,56 @@ class Plan:
         return cut
 
 
-def group(steps: list[Step], *, num_slots: int, max_lengths: int = 4) -> tuple[Phase, ...]:
+def common_widths(needed_N: Sequence[int], *, rows: float = 16.0, phase: float = 1.0) -> list[int]:
+    """A width for each step, at least what it needs, in runs of equal width: few phases to compile.
+
+    Args:
+      needed_N: rows that each step needs.
+      rows: rows that cost as much as what a step costs whatever its width (reading the weights).
+      phase: cost of one more phase (compilation, a copy of the caches), in steps of width 0.
+
+    Returns:
+      The widths with the least sum over phases of `phase + steps * (1 + width / rows)`.
+    """
+    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the first n steps, start of the last run
+    for stop in range(1, len(needed_N) + 1):
+        options, width = [], 0
+        for start in range(stop - 1, -1, -1):
+            width = max(width, needed_N[start])
+            cost = best[start][0] + phase + (stop - start) * (1.0 + width / rows)
+            options.append((cost, start))
+        best.append(min(options))
+    widths, stop = [], len(needed_N)
+    while stop:
+        start = best[stop][1]
+        widths = [max(needed_N[start:stop])] * (stop - start) + widths
+        stop = start
+    return widths
+
+
+def group(
+    steps: list[Step], *, num_slots: int, max_lengths: int = 4, alone: bool = False
+) -> tuple[Phase, ...]:
     """Groups steps into phases; early ones get a shorter cache.
 
     Cache lengths are multiples of 64 slots, at most `max_lengths` different ones: a short cache
     saves reading (half of the step time at 32 rows on a CPU), each further length costs a
-    compilation of the step and one copy of the cache.
+    compilation of the step and one copy of the cache. `alone` makes every step a phase of its
+    own, whose cache ends with its slots: for few and wide steps, each unlike the others.
     """
     quantum = max(64, -(-num_slots // (64 * max_lengths)) * 64)
 
     def cache_length(step: Step) -> int:
         needed = int(step.feed_W.max(initial=0)) + 1
-        return min(-(-needed // quantum) * quantum, num_slots)
+        return needed if alone else min(-(-needed // quantum) * quantum, num_slots)
 
     reach = list(itertools.accumulate((cache_length(step) for step in steps), max))
     kinds = [
-        (len(step.feed_W), len(step.target_R), length)
-        for step, length in zip(steps, reach, strict=True)
+        (len(step.feed_W), len(step.target_R), length, number if alone else 0)
+        for number, (step, length) in enumerate(zip(steps, reach, strict=True))
     ]
     phases, first = [], 0
-    for (_, _, length), members in itertools.groupby(range(len(steps)), kinds.__getitem__):
+    for (_, _, length, _), members in itertools.groupby(range(len(steps)), kinds.__getitem__):
         run = [steps[i] for i in members]
         phases.append(
             Phase(

@@ -82,11 +82,20 @@ def filter_logits(logits: jax.Array, sampling: TokenSampling) -> jax.Array:
     return keep_top_p(logits, sampling.top_p) if sampling.nucleus else logits
 
 
-def choose(logits: jax.Array, sampling: TokenSampling, gumbel: jax.Array | None) -> jax.Array:
-    """Draws one token id (int32) per position: the argmax of filtered logits plus Gumbel noise.
+def choose(
+    logits: jax.Array, sampling: TokenSampling, gumbel: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Draws one token per position: the argmax of filtered logits plus Gumbel noise.
 
-    `gumbel` has the shape of the logits; it may be none when greedy.
+    Args:
+      logits: `(..., V)`.
+      sampling: temperature and filters.
+      gumbel: noise of the shape of the logits; may be none when greedy.
+
+    Returns:
+      int32 ids, and the filtered logits they were drawn from.
     """
     if sampling.greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jnp.argmax(filter_logits(logits, sampling) + gumbel, axis=-1).astype(jnp.int32)
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32), logits
+    filtered = filter_logits(logits, sampling)
+    return jnp.argmax(filtered + gumbel, axis=-1).astype(jnp.int32), filtered

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from gen.families.base import Family
+from gen.families.next_neighbour import NextNeighbour
 from gen.families.next_token import NextToken
 
 FAMILIES: dict[str, type[Family]] = {
+    "next_neighbour": NextNeighbour,
     "next_token": NextToken,
 }

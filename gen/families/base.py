@@ -21,7 +21,8 @@ import optax
 from flax import nnx, struct
 
 from gen.decoding import cached, draws, tokens
-from gen.decoding.plan import Plan
+from gen.decoding.cached import Sampled
+from gen.decoding.plan import Now, Plan
 from gen.errors import UserError
 from gen.layouts import Layout
 from gen.models.conditioning import ConditionConfig, Prompt
@@ -42,6 +43,7 @@ class Family(abc.ABC):
       plan: static steps, positions and phases.
       layout: what a sample is; data must agree.
       condition: what it is conditioned on; data must agree.
+      groups: name -> positions whose loss is also told apart, such as those of a scale.
     """
 
     Config: ClassVar[type]
@@ -49,9 +51,11 @@ class Family(abc.ABC):
     plan: Plan
     layout: Layout
     condition: ConditionConfig
+    groups: dict[str, np.ndarray]
 
     def __init__(self, config: Any):
         self.config = config
+        self.groups = {}
 
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
@@ -63,20 +67,20 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def inputs_at(
-        self, model: nnx.Module, state: DecodeState, prompt: Prompt, slots_W: jax.Array
+        self, model: nnx.Module, state: DecodeState, prompt: Prompt, now: Now
     ) -> jax.Array:
-        """The same for some slots while decoding, `(Q, W, D)`: rows of `inputs`.
+        """The same for the slots fed in one step of decoding, `(Q, W, D)`: rows of `inputs`.
 
         `prompt` has Q rows; the state's B tokens serve each branch.
         """
 
     @abc.abstractmethod
-    def predict(self, model: nnx.Module, hidden: list[jax.Array]) -> jax.Array:
+    def predict(self, model: nnx.Module, hidden: list[jax.Array], prompt: Prompt) -> jax.Array:
         """Logits of all positions, float32 `(B, P, V)`, from the hidden states at the taps."""
 
     @abc.abstractmethod
     def predict_at(
-        self, model: nnx.Module, hidden: list[jax.Array], read_R: jax.Array
+        self, model: nnx.Module, hidden: list[jax.Array], prompt: Prompt, now: Now
     ) -> jax.Array:
         """Logits of the positions of one step, `(Q, R, V)`, from the rows to read."""
 
@@ -89,10 +93,11 @@ class Family(abc.ABC):
         return DecodeState(jnp.zeros((batch, *self.layout.sample_shape), jnp.int32))
 
     def commit(
-        self, model: nnx.Module, state: DecodeState, chosen_BR: jax.Array, target_R: jax.Array
+        self, model: nnx.Module, state: DecodeState, sampled: Sampled, now: Now
     ) -> DecodeState:
         """Writes the tokens of one step; targets beyond the last position are padding."""
-        return state.replace(tokens=state.tokens.at[:, target_R].set(chosen_BR, mode="drop"))
+        tokens = state.tokens.at[:, now.target_R].set(sampled.tokens_BR, mode="drop")
+        return state.replace(tokens=tokens)
 
     # What follows serves every family as it is.
 
@@ -111,8 +116,10 @@ class Family(abc.ABC):
         slots_S = jnp.arange(x_BSD.shape[1])
         mask = cached.with_validity(jnp.asarray(self.plan.mask_SS), slots_S, prompt.valid_BT)
         rope = None if self.plan.rope_S2C is None else jnp.asarray(self.plan.rope_S2C)
-        hidden = model.backbone(x_BSD, mask=mask, rope=rope, key=key, taps=self.plan.taps)
-        return self.predict(model, hidden)
+        hidden = model.backbone(
+            x_BSD, mask=mask, rope=rope, cond=prompt.cond, key=key, taps=self.plan.taps
+        )
+        return self.predict(model, hidden, prompt)
 
     def nll(
         self,
@@ -139,7 +146,8 @@ class Family(abc.ABC):
         condition = {name: batch[name] for name in self.condition_fields}
         nll = self.nll(model, batch["tokens"], condition, drop_B=drop_B, key=noise_key)
         # Per sample first: one long float32 sum would lose digits that depend on the mesh.
-        return jnp.mean(jnp.mean(nll.reshape(rows, -1), axis=1)), {}
+        loss = jnp.mean(jnp.mean(nll.reshape(rows, -1), axis=1))
+        return loss, {f"nll/{name}": jnp.mean(nll[:, part]) for name, part in self.groups.items()}
 
     def sample(
         self,
@@ -151,7 +159,7 @@ class Family(abc.ABC):
         num_guided: int,
         sampling: tokens.TokenSampling,
         keep_logits: bool = False,
-    ) -> tuple[jax.Array, jax.Array | None]:
+    ) -> tuple[DecodeState, jax.Array | None]:
         """Decodes a batch; see `gen.decoding.cached.sample`."""
         return cached.sample(
             self, model, condition, draws=draws, scale_N=scale_N, num_guided=num_guided,
@@ -177,3 +185,17 @@ class Family(abc.ABC):
                 "this model was built without a null condition (drop_rate 0): guidance must be none"
             )
         return scale_N
+
+
+def with_prompt(prompt: Prompt, x_BWD: jax.Array, feed_W: jax.Array) -> jax.Array:
+    """Inputs `(Q, W, D)` of fed slots of which the first are the condition's, the rest tokens'.
+
+    Args:
+      prompt: embedded condition of Q rows; slot t holds its t-th.
+      x_BWD: embedded tokens of the slots, for each branch the same; ignored for the condition's.
+      feed_W: slot numbers.
+    """
+    num_cond = prompt.x_BTD.shape[1]
+    x_QWD = jnp.tile(x_BWD, (prompt.x_BTD.shape[0] // x_BWD.shape[0], 1, 1))
+    cond_QWD = prompt.x_BTD[:, jnp.minimum(feed_W, num_cond - 1)]
+    return jnp.where((feed_W < num_cond)[:, None], cond_QWD, x_QWD)

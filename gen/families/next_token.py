@@ -18,9 +18,9 @@ from flax import nnx
 
 from gen import layouts
 from gen.decoding import guidance
-from gen.decoding.plan import Plan, Step, group
+from gen.decoding.plan import Now, Plan, Step, group
 from gen.errors import UserError
-from gen.families.base import DecodeState, Family
+from gen.families.base import DecodeState, Family, with_prompt
 from gen.models import conditioning, heads, rope
 from gen.models.backbone import Backbone
 from gen.models.block import BackboneConfig
@@ -43,18 +43,11 @@ class NextTokenConfig:
 
     def shrunken(self) -> NextTokenConfig:
         """The same model small enough to compile and run in seconds, for `:debug`."""
-        small = {"depth": 2, "width": 64, "heads": 4, "kv_heads": 0, "ffn_multiple": 32}
-        small["ffn_width"] = 0
-        condition = dataclasses.replace(
-            self.condition,
-            caption_length=min(self.condition.caption_length, 8),
-            caption_dim=min(self.condition.caption_dim, 32),
-        )
         return dataclasses.replace(
             self,
             grid=(min(self.grid[0], 8), min(self.grid[1], 8)),
-            condition=condition,
-            backbone=dataclasses.replace(self.backbone, **small),
+            condition=self.condition.shrunken(),
+            backbone=self.backbone.shrunken(),
         )
 
 
@@ -90,23 +83,19 @@ class NextToken(Family):
         return jnp.concatenate([prompt.x_BTD, model.tokens(tokens_BP[:, :-1])], axis=1)
 
     def inputs_at(
-        self, model: NextTokenModel, state: DecodeState, prompt: Prompt, slots_W: jax.Array
+        self, model: NextTokenModel, state: DecodeState, prompt: Prompt, now: Now
     ) -> jax.Array:
-        num_cond = self.condition.num_slots
-        tokens_BW = state.tokens[:, jnp.maximum(slots_W - num_cond, 0)]
-        x_BWD = model.tokens(tokens_BW)
-        branches = prompt.x_BTD.shape[0] // x_BWD.shape[0]
-        x_QWD = jnp.tile(x_BWD, (branches, 1, 1))
-        cond_QWD = prompt.x_BTD[:, jnp.minimum(slots_W, num_cond - 1)]
-        return jnp.where((slots_W < num_cond)[:, None], cond_QWD, x_QWD)
+        before = now.feed_W - self.condition.num_slots
+        x_BWD = model.tokens(state.tokens[:, jnp.maximum(before, 0)])
+        return with_prompt(prompt, x_BWD, now.feed_W)
 
-    def predict(self, model: NextTokenModel, hidden: list[jax.Array]) -> jax.Array:
+    def predict(self, model: NextTokenModel, hidden: list[jax.Array], prompt: Prompt) -> jax.Array:
         return model.head(hidden[-1][:, self.condition.num_slots - 1 :])
 
     def predict_at(
-        self, model: NextTokenModel, hidden: list[jax.Array], read_R: jax.Array
+        self, model: NextTokenModel, hidden: list[jax.Array], prompt: Prompt, now: Now
     ) -> jax.Array:
-        return model.head(hidden[-1][:, read_R])
+        return model.head(hidden[-1][:, now.read_R])
 
     def guidance(self, number: float, interval: int) -> np.ndarray:
         """Scale `number` where it exceeds 1, else none; off after step `interval` + 1.

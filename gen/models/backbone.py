@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from gen.models.attention import LayerCache
-from gen.models.block import BackboneConfig, Block
+from gen.models.block import Modulation, StackConfig
 from gen.models.layers import dropout
 from gen.sharding import constrain
 
@@ -34,11 +34,11 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 class Backbone(nnx.Module):
     """Blocks between the embedded sequence and the heads; final norms belong to the heads."""
 
-    def __init__(self, config: BackboneConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: StackConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.config = config
         self.dtype = dtype
         self.blocks = stack(
-            lambda inner: Block(config, dtype=dtype, rngs=inner), config.depth, rngs
+            lambda inner: config.make_block(dtype=dtype, rngs=inner), config.depth, rngs
         )
 
     def __call__(
@@ -47,6 +47,7 @@ class Backbone(nnx.Module):
         *,
         mask: jax.Array,
         rope: jax.Array | None = None,
+        cond: jax.Array | None = None,
         key: jax.Array | None = None,
         taps: Sequence[int] = (),
     ) -> list[jax.Array]:
@@ -56,6 +57,7 @@ class Backbone(nnx.Module):
           x_BSD: embedded slots.
           mask: `(S, S)` or `(B, S, S)`, true where the row's slot sees the column's.
           rope: rotary rows of the slots, or none.
+          cond: what modulates the blocks, as their `modulate` takes it, or none.
           key: switches dropout and drop path on.
           taps: ascending block counts; the last block by default.
 
@@ -75,7 +77,10 @@ class Backbone(nnx.Module):
             params, layer_key, path_rate = layer
             block = nnx.merge(graphdef, params)
             rate = path_rate if self.config.drop_path else None
-            y_BSD, _ = block(x_BSD, mask=mask, rope=rope, key=layer_key, drop_path_rate=rate)
+            y_BSD, _ = block(
+                x_BSD, mask=mask, rope=rope, modulation=block.modulate(cond),
+                key=layer_key, drop_path_rate=rate,
+            )  # fmt: skip
             return constrain(y_BSD, None, None), None
 
         if self.config.remat:
@@ -88,7 +93,7 @@ class Backbone(nnx.Module):
             start = stop
         return hidden
 
-    def unstack(self) -> list[Block]:
+    def unstack(self) -> list[nnx.Module]:
         """The blocks as a list, for `step`."""
         graphdef, stacked = nnx.split(self.blocks)
         return [
@@ -108,7 +113,7 @@ class Backbone(nnx.Module):
 
 
 def step(
-    blocks: Sequence[Block],
+    blocks: Sequence[tuple[nnx.Module, Modulation]],
     x_BSD: jax.Array,
     caches: Sequence[LayerCache],
     *,
@@ -121,7 +126,7 @@ def step(
     """Feeds some slots through unstacked blocks against their caches.
 
     Args:
-      blocks: from `Backbone.unstack`.
+      blocks: from `Backbone.unstack`, each with its modulation or none.
       x_BSD: embedded slots fed now.
       caches: one per layer, `(B, T, K, E)`.
       mask: `(S, T)` or `(B, S, T)`.
@@ -135,10 +140,11 @@ def step(
     """
     hidden, written = [], []
     taps = taps or (len(blocks),)
-    for number, (block, cache) in enumerate(zip(blocks, caches, strict=True), start=1):
+    for number, ((block, modulation), cache) in enumerate(zip(blocks, caches, strict=True), 1):
         x_BSD, cache = block(
-            x_BSD, mask=mask, rope=rope, cache=cache, slots_S=slots_S, contiguous=contiguous
-        )
+            x_BSD, mask=mask, rope=rope, modulation=modulation,
+            cache=cache, slots_S=slots_S, contiguous=contiguous,
+        )  # fmt: skip
         written.append(cache)
         if number in taps:
             hidden.append(x_BSD)

@@ -6,6 +6,7 @@ Axes: B batch, S slots, D width, F hidden width of the feed-forward.
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,28 @@ from gen.errors import UserError
 from gen.models.attention import Attention, LayerCache
 from gen.models.layers import RMSNorm, drop_path, dropout, linear
 from gen.sharding import constrain
+
+
+Modulation = jax.Array | None
+
+
+class StackConfig(Protocol):
+    """What the backbone asks of a config of blocks, whatever the blocks are."""
+
+    depth: int
+    drop_path: float
+    token_dropout: float
+    unroll: int
+    remat: bool
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    def make_block(self, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
+        """A block: `modulate(cond)` and a call as that of `Block`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +110,14 @@ class BackboneConfig:
         hidden = int(2 * 4 * self.width / 3)
         return -(-hidden // self.ffn_multiple) * self.ffn_multiple
 
+    def shrunken(self, depth: int = 2) -> BackboneConfig:
+        """The same kind of backbone, small enough to compile and run in seconds, for `:debug`."""
+        small = {"width": 64, "heads": 4, "kv_heads": 0, "ffn_multiple": 32, "ffn_width": 0}
+        return dataclasses.replace(self, depth=depth, **small)
+
+    def make_block(self, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
+        return Block(self, dtype=dtype, rngs=rngs)
+
 
 class FeedForward(nnx.Module):
     """down(silu(gate(x)) * up(x)); LlamaGen calls the three maps w2, w1 and w3."""
@@ -121,12 +152,17 @@ class Block(nnx.Module):
         self.ffn_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
 
+    def modulate(self, cond: jax.Array | None) -> Modulation:
+        """Nothing: what this block does depends on its input alone."""
+        return None
+
     def __call__(
         self,
         x_BSD: jax.Array,
         *,
         mask: jax.Array,
         rope: jax.Array | None = None,
+        modulation: Modulation = None,
         cache: LayerCache | None = None,
         slots_S: jax.Array | None = None,
         contiguous: bool = False,

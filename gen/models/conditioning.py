@@ -50,6 +50,14 @@ class ConditionConfig:
         if not 0.0 <= self.drop_rate < 1.0:
             raise UserError(f"drop_rate is a probability below 1, not {self.drop_rate}")
 
+    def shrunken(self) -> ConditionConfig:
+        """The same condition with short and narrow captions, for `:debug`."""
+        return dataclasses.replace(
+            self,
+            caption_length=min(self.caption_length, 8),
+            caption_dim=min(self.caption_dim, 32),
+        )
+
     @property
     def num_slots(self) -> int:
         return 1 if self.kind == "class" else self.caption_length
@@ -60,10 +68,15 @@ class ConditionConfig:
 
 
 class Prompt(NamedTuple):
-    """Embedded condition slots `(B, T, D)`; `valid_BT` marks those that are no padding."""
+    """An embedded condition.
+
+    `x_BTD` are its slots, `valid_BT` marks those that are no padding (none: all), and `cond` is
+    what modulates the blocks, `(B, ...)`, where they are modulated.
+    """
 
     x_BTD: jax.Array
-    valid_BT: jax.Array | None
+    valid_BT: jax.Array | None = None
+    cond: jax.Array | None = None
 
 
 class ClassCondition(nnx.Module):
@@ -81,7 +94,7 @@ class ClassCondition(nnx.Module):
         label_B = batch["label"]
         if drop_B is not None:
             label_B = jnp.where(drop_B, self.null_label, label_B)
-        return Prompt(self.table(label_B)[:, None], None)
+        return Prompt(self.table(label_B)[:, None])
 
 
 class TextCondition(nnx.Module):

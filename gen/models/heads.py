@@ -13,13 +13,20 @@ from gen.models.layers import RMSNorm, linear
 
 
 class TokenHead(nnx.Module):
-    """Final norm and an untied linear map, zero at the start; logits are float32."""
+    """Final norm and an untied linear map, N(0, std^2) at the start; logits are float32."""
 
     def __init__(
-        self, width: int, vocab_size: int, *, eps: float, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        width: int,
+        vocab_size: int,
+        *,
+        eps: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        std: float = 0.0,
     ):
         self.norm = RMSNorm(width, eps=eps)
-        self.logits = linear(width, vocab_size, dtype=dtype, rngs=rngs, std=0.0)
+        self.logits = linear(width, vocab_size, dtype=dtype, rngs=rngs, std=std)
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
         """float32 `(B, S, V)`; products in the compute dtype, sums in float32."""

@@ -9,6 +9,8 @@ arrives as an argument.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,6 +18,29 @@ from flax import nnx
 
 class Buffer(nnx.Variable):
     """A stored array that is part of a checkpoint but is never trained."""
+
+
+class Series(nnx.Module):
+    """Modules in order, under the names "0", "1", ...
+
+    The keys of `nnx.List` are ints in the parameter tree. Paths in a file are text, and a list
+    that is merged with text keys silently takes "10" for the third entry.
+    """
+
+    def __init__(self, modules: Iterable[nnx.Module]):
+        self.count = 0
+        for module in modules:
+            setattr(self, str(self.count), module)
+            self.count += 1
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> nnx.Module:
+        return getattr(self, str(range(self.count)[index]))
+
+    def __iter__(self) -> Iterator[nnx.Module]:
+        return (self[i] for i in range(self.count))
 
 
 class RMSNorm(nnx.Module):

@@ -50,6 +50,21 @@ def zero_rows(count: int, head_dim: int) -> np.ndarray:
     return np.zeros((count, 2, head_dim // 2), np.float32)
 
 
+def sinusoids(count: int, width: int) -> np.ndarray:
+    """A table to add to inputs, float32 `(count, width)`: sines in its first half, then cosines.
+
+    Pair k turns by `10000**(-2k / width)` per row. Source: hywang66/LARP, `use_fixed_pe`.
+
+    Raises:
+      UserError: the width is odd.
+    """
+    if width % 2:
+        raise UserError(f"a table of sines and cosines needs an even width, not {width}")
+    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
+    angles = np.outer(np.arange(count), frequencies)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
 def rotate(x_BSHE: jax.Array, rope: jax.Array) -> jax.Array:
     """Rotates the channel pairs of each head, in float32, back to the dtype of `x`.
 

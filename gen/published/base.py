@@ -60,13 +60,21 @@ class System(abc.ABC):
         Mapping[str, Callable[[Any, Mapping[str, Any], Mapping[str, np.ndarray]], np.ndarray]]
     ] = {}
 
+    def output(self, name: str) -> Callable[..., np.ndarray] | None:
+        """What computes a reference output, as `outputs` has it; none if nothing does.
+
+        Systems whose outputs have numbers in their names override it.
+        """
+        return self.outputs.get(name)
+
     @abc.abstractmethod
     def infer(self, shapes: Mapping[str, Shapes], stored: Mapping[str, Any]) -> dict[str, Any]:
         """Settings that the weights tell.
 
         Args:
           shapes: part -> their tensor name -> shape; names may be missing.
-          stored: plain values saved beside the tensors, such as `args.gpt_model`.
+          stored: plain values saved beside the tensors, such as `args.gpt_model`, and the
+            settings given, under their own names.
 
         Returns:
           Some of the fields of `Settings`.
@@ -114,3 +122,17 @@ def require(settings: Any, *names: str, hints: Mapping[str, str], **values: Any)
     if missing:
         said = [f"{name} ({hints[name]})" if name in hints else name for name in missing]
         raise UserError(f"the weights do not tell {', '.join(said)}: give it as a setting")
+
+
+def size(tensors: Shapes, name: str, axis: int) -> int | None:
+    """A side of a tensor of theirs; none if there is no such tensor."""
+    shape = tensors.get(name, ())
+    return shape[axis] if len(shape) > axis else None
+
+
+def count(tensors: Shapes, template: str) -> int:
+    """How many tensors there are of a name with a number, from 0 without a gap."""
+    number = 0
+    while template.format(number) in tensors:
+        number += 1
+    return number
