@@ -39,6 +39,7 @@ class Generator:
       config: the resolved `Config` it was trained with.
       params: nested dict of float32 arrays.
       family: what kind of generator it is.
+      published: where converted weights came from; none for weights trained here.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Generator:
         *,
         mesh: Mesh | None = None,
         dtype: str = "float32",
+        published: dict[str, Any] | None = None,
     ):
         """
         Args:
@@ -55,9 +57,11 @@ class Generator:
           params: the family's parameters.
           mesh: devices to spread batches over; one device by default.
           dtype: compute dtype, `float32` or `bfloat16`.
+          published: where converted weights came from.
         """
         self.config = config
         self.params = params
+        self.published = published
         self.mesh = mesh
         self.family: Family = FAMILIES[config.family](config.model)
         self._dtype = jnp.dtype(dtype)
@@ -81,7 +85,7 @@ class Generator:
 
         Args:
           tokens: int `(B, P)`.
-          labels: int `(B,)`, for a class model.
+          labels: int `(B,)`, for a class model; -1 is no class, where the model has a null class.
           captions: features `(B, T, C)` and their validity `(B, T)` (or none: all valid), for a
             text model.
           null: score under the null condition instead; padding stays masked.
@@ -164,6 +168,16 @@ class Generator:
                 progress(min(start + batch_size, total))
         return np.concatenate([np.asarray(part) for part in done])[:total]
 
+    def save(self, folder: str | Path) -> None:
+        """Writes the weights and the config as a checkpoint that `load` and `--init_from` take.
+
+        Raises:
+          UserError: the folder holds checkpoints already or cannot be written to.
+        """
+        from gen.training import checkpoint
+
+        checkpoint.write_weights(folder, self.config, self.params, published=self.published)
+
     def _teacher_forced(
         self,
         what: str,
@@ -198,7 +212,7 @@ class Generator:
             if num is None or num < 1:
                 raise UserError("give labels, or the number of samples (at least 1)")
             labels = np.arange(num) % condition.num_classes
-        return {"label": check_labels(condition.num_classes, num, labels)}
+        return {"label": check_labels(condition, num, labels)}
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """The batch on the device, or cut over the mesh where it divides."""
@@ -207,23 +221,27 @@ class Generator:
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         even = len(next(iter(batch.values()))) % ways == 0
         where = sharding.batch_sharding(self.mesh) if even else sharding.replicated(self.mesh)
-        return jax.device_put(batch, where)
+        return sharding.put(batch, where)
 
     def _program(self, name: str, body: Callable) -> Callable:
         """The compiled function of this name and these static settings."""
         key = (name, *sorted(body.keywords.items()))
         if key not in self._compiled:
-            self._compiled[key] = jax.jit(functools.partial(body, self.family, self._graphdef))
+            # Of an array cut over several processes, none of them could read the whole.
+            several = self.mesh is not None and jax.process_count() > 1
+            whole = sharding.replicated(self.mesh) if several else None
+            function = functools.partial(body, self.family, self._graphdef)
+            self._compiled[key] = jax.jit(function, out_shardings=whole)
         return self._compiled[key]
 
 
 def _sample(family, graphdef, params, condition, draws, scale_N, sampling, *, num_guided):
     """Traced body of `Generator.sample`."""
     model = nnx.merge(graphdef, params)
-    tokens, _ = family.sample(
+    state, _ = family.sample(
         model, condition, draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling
     )
-    return tokens
+    return state.tokens
 
 
 def _teacher_forced(family, graphdef, params, batch, drop_B, *, what):
@@ -267,4 +285,4 @@ def load(
     meta = checkpoint.read_meta(folder)
     config = configs.from_json(meta["config"])
     params = checkpoint.read_weights(folder, config, averaged=averaged, mesh=mesh)
-    return Generator(config, params, mesh=mesh, dtype=dtype)
+    return Generator(config, params, mesh=mesh, dtype=dtype, published=meta.get("published"))

@@ -30,7 +30,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/feed_forward/(gate|up)/kernel", P(None, "fsdp", "tensor")),
     (r"blocks/feed_forward/down/kernel", P(None, "tensor", "fsdp")),
     (r"blocks/.*(scale|bias)$", P(None, ("fsdp", "tensor"))),
-    (r"head/logits/kernel", P("fsdp", "tensor")),
+    (r"blocks/.*kernel$", P(None, "fsdp", "tensor")),
+    (r"heads?/.*logits/kernel", P("fsdp", "tensor")),
     # Not over its rows: jax 0.11's partitioner aborts on looking up a table that is cut both ways.
     (r"embedding$", P(None, ("fsdp", "tensor"))),
     (r"kernel$", P("fsdp", "tensor")),
@@ -144,6 +145,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, P())
+
+
+def put(tree: Any, where: NamedSharding) -> Any:
+    """Host arrays, the same in all processes, onto a mesh that may span several processes.
+
+    `jax.device_put` would send every array around once more to compare it.
+    """
+    if where.is_fully_addressable:
+        return jax.device_put(tree, where)
+    return jax.tree.map(
+        lambda a: jax.make_array_from_callback(np.shape(a), where, lambda cut: np.asarray(a)[cut]),
+        tree,
+    )
 
 
 def constrain(x: jax.Array, *tail: str | None) -> jax.Array:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,45 +20,26 @@ from typing import Any
 import jax
 import numpy as np
 
-from gen import __version__, sharding
+from gen import __version__, distributed, sharding
 from gen import config as configs
 from gen.api import Generator, count_parameters
 from gen.config import Config
-from gen.data import Dataset, batches
+from gen.data import Dataset
 from gen.errors import UserError, ensure_writable, exit_on_user_error
 from gen.evaluate import check_scores, evaluate, likelihood
 from gen.inputs import class_names, open_data
 from gen.sample import save_samples
 from gen.schema import differences
 from gen.training import checkpoint
+from gen.training.feed import feed
 from gen.training.init_from import start_from
-from gen.training.logs import Logs
+from gen.training.logs import Logs, average, write_overview
 from gen.training.state import Trainer, TrainState
+from gen.training.stop import RESTART, StopSignal
 
 # What may change when a run is resumed: nothing that its parameters depend on.
 FREE = ("mesh", "sample", "eval", "data.dir", "train.keep")
 FREE += ("train.log_every", "train.eval_every", "train.save_every")
-
-RESTART = 42  # exit code of a run that was told to stop and can be started again
-
-
-class StopSignal:
-    """Remembers SIGTERM and SIGINT, so that a run can save before it goes. A second one kills."""
-
-    def __enter__(self) -> StopSignal:
-        self.received = False
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.received:
-            raise SystemExit(128 + number)
-        self.received = True
 
 
 @dataclasses.dataclass
@@ -87,6 +67,10 @@ def make_parser() -> configs.Parser:
     parser.add_argument("--config", required=True, help="config file, FILE.py or FILE.py:argument")
     parser.add_argument("--workdir", help="folder of the run; default: runs/NAME_ARGUMENT")
     parser.add_argument("--init_from", help="start from the weights of this run or checkpoint")
+    parser.add_argument(
+        "--distributed", choices=distributed.MODES, default="off",
+        help="auto: one of several processes (Cloud TPU, SLURM, Open MPI, Kubernetes, JAX_...)",
+    )  # fmt: skip
     return parser
 
 
@@ -95,16 +79,20 @@ def prepare(argv: list[str] | None) -> Run:
     args, rest = make_parser().parse_known_args(argv)
     config = configs.load(args.config, configs.split_overrides(rest))
     check_scores(config.eval.scores)
-    workdir = ensure_writable(args.workdir or Path("runs") / run_name(args.config))
-    rows, passes = config.train.batch_size, config.optim.accumulate
-    if rows % passes:
-        raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
-    mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
-    trainer = Trainer(config, mesh)
-    dataset = open_data(config, trainer.family)
+    distributed.start(args.distributed)
+    with distributed.together("its checks"):
+        workdir = ensure_writable(args.workdir or Path("runs") / run_name(args.config))
+        rows, passes = config.train.batch_size, config.optim.accumulate
+        if rows % passes:
+            raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
+        mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
+        trainer = Trainer(config, mesh)
+        dataset = open_data(config, trainer.family)
+        source = checkpoint.find(args.init_from) if args.init_from else None
+    distributed.check_shared(workdir)
     check_resumable(config, workdir)
-    if args.init_from:
-        checkpoint.read_meta(checkpoint.find(args.init_from))
+    if source:
+        checkpoint.read_meta(source)
     return Run(config, workdir, trainer, dataset, args.init_from)
 
 
@@ -137,24 +125,16 @@ def open_state(run: Run, saved: checkpoint.Checkpoints) -> TrainState:
     """The newest whole checkpoint, other weights, or a fresh start."""
     state = saved.restore_latest(run.trainer.abstract)
     if state is not None:
-        print(f"going on from step {int(state.step)} of {run.workdir}", file=sys.stderr)
+        if distributed.is_main():
+            print(f"going on from step {int(state.step)} of {run.workdir}", file=sys.stderr)
         return state
     return start_from(run.init_from, run.trainer) if run.init_from else run.trainer.init()
 
 
 def global_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
     """Training batches from step `start` on, cut over the mesh."""
-    config = run.config
-    host, hosts = jax.process_index(), jax.process_count()
-    if config.train.batch_size % hosts:
-        raise UserError(f"a batch of {config.train.batch_size} does not divide over {hosts} hosts")
-    source = batches(
-        run.dataset.split(config.data.train), batch_size=config.train.batch_size,
-        seed=config.train.seed, host=host, num_hosts=hosts, shift=config.data.shift,
-    )  # fmt: skip
-    where = sharding.batch_sharding(run.trainer.mesh)
-    for batch in source.iterate(start):
-        yield jax.tree.map(lambda a: jax.make_array_from_process_local_data(where, a), batch)
+    split = run.dataset.split(run.config.data.train)
+    return feed(run.config, split, run.trainer.mesh, start=start)
 
 
 def check_finite(run: Run, skipped: int, step: int) -> None:
@@ -173,6 +153,7 @@ def train(run: Run) -> Generator:
         run.workdir, keep=config.train.keep,
         meta={"config": config.to_json(), "versions": versions()},
     )  # fmt: skip
+    stopping = False
     with StopSignal() as stop, contextlib.ExitStack() as stack:
         stack.callback(saved.close)
         state = open_state(run, saved)
@@ -181,40 +162,48 @@ def train(run: Run) -> Generator:
         generator = Generator(config, params, mesh=trainer.mesh, dtype=config.train.dtype)
         logs = Logs(run.workdir, start=start, total=total)
         stack.callback(logs.close)
+        if run.init_from and start == 0:
+            log_held_out(run, generator, logs, 0)
         stepper, stream = trainer.jit_step(), global_batches(run, start)
+        stack.callback(stream.close)
         recent: list[dict[str, jax.Array]] = []
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
             state, metrics = stepper(state, next(stream))
             recent.append(metrics)
             logs.advance()
-            stopping = stop.received and step < total  # once: a signal may come in between
+            stopping = stop.agreed() and step < total  # once: a signal may come in between
             due = step == total or stopping
             if due or step % config.train.log_every == 0:
                 values = average(recent)
                 check_finite(run, int(values["skipped"]), step)
                 logs.report(step, values, rows=len(recent) * config.train.batch_size, began=began)
                 recent, began = [], time.perf_counter()
-            if config.data.valid and (step == total or step % config.train.eval_every == 0):
+            if step == total or step % config.train.eval_every == 0:
                 generator.params = trainer.averaged(state)
-                split = run.dataset.split(config.data.valid)
-                held_out = likelihood(generator, split, batch_size=config.eval.batch_size)
-                logs.write(step, {f"valid/{name}": value for name, value in held_out.items()})
+                log_held_out(run, generator, logs, step)
                 began = time.perf_counter()
             if due or step % config.train.save_every == 0:
                 saved.save(state)
             if stopping:
                 logs.say(f"stopped at step {step}; the same command goes on from there")
-                raise SystemExit(RESTART)
-        logs.save_curves()
+                break
+        else:
+            logs.save_curves()
+    if stopping:
+        distributed.barrier()  # the last checkpoint is sealed before any process leaves
+        raise SystemExit(RESTART)
     generator.params = trainer.averaged(state)
     return generator
 
 
-def average(recent: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """Means over the steps since the last report; `skipped` and `lr` as they are now."""
-    values = {name: float(np.mean([m[name] for m in recent])) for name in recent[-1]}
-    return values | {name: float(recent[-1][name]) for name in ("skipped", "lr")}
+def log_held_out(run: Run, generator: Generator, logs: Logs, step: int) -> None:
+    """Scores the validation split, if the config names one; step 0 is before the first update."""
+    config = run.config
+    if config.data.valid:
+        split = run.dataset.split(config.data.valid)
+        held_out = likelihood(generator, split, batch_size=config.eval.batch_size)
+        logs.write(step, {f"valid/{name}": value for name, value in held_out.items()})
 
 
 def finish(run: Run, generator: Generator) -> dict[str, Any]:
@@ -230,28 +219,24 @@ def finish(run: Run, generator: Generator) -> dict[str, Any]:
             scores=config.eval.scores, num_samples=config.eval.num_samples,
         )  # fmt: skip
     if run.trainer.family.condition.kind == "class":
-        settings = dataclasses.asdict(config.sample)
-        num_classes = run.trainer.family.condition.num_classes
-        labels_N = np.arange(100 if num_classes >= 10 else 10 * num_classes) % num_classes
-        samples_NP = generator.sample(config.train.seed, labels=labels_N, **settings)
-        names = class_names(run.dataset, num_classes)
-        save_samples(
-            run.workdir / "samples.png", samples_NP, layout=run.trainer.family.layout,
-            labels=[names[label] for label in labels_N],
-            title=f"step {config.train.steps}, guidance {settings['guidance']}",
-        )  # fmt: skip
+        draw_samples(run, generator)
     return result
 
 
-def write_overview(run: Run) -> None:
-    """The table of parameters (path, shape, size) as `parameters.txt`."""
-    from clu import parameter_overview
-
-    params = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), run.trainer.abstract.params
-    )
-    table = parameter_overview.get_parameter_overview(params, include_stats=False)
-    (run.workdir / "parameters.txt").write_text(table + "\n")
+def draw_samples(run: Run, generator: Generator) -> None:
+    """Writes `samples.png`: up to a hundred samples, all classes in turn."""
+    config, family = run.config, run.trainer.family
+    settings, num_classes = dataclasses.asdict(config.sample), family.condition.num_classes
+    labels_N = np.arange(100 if num_classes >= 10 else 10 * num_classes) % num_classes
+    samples_NP = generator.sample(config.train.seed, labels=labels_N, **settings)
+    if not distributed.is_main():
+        return
+    names = class_names(run.dataset, num_classes)
+    save_samples(
+        run.workdir / "samples.png", samples_NP, layout=family.layout,
+        labels=[names[label] for label in labels_N],
+        title=f"step {config.train.steps}, guidance {settings['guidance']}",
+    )  # fmt: skip
 
 
 def describe(run: Run) -> str:
@@ -278,8 +263,9 @@ def main(argv: list[str] | None = None) -> None:
     started = time.perf_counter()
     run = prepare(argv)
     with jax.set_mesh(run.trainer.mesh):
-        print(describe(run), file=sys.stderr)
-        write_overview(run)
+        if distributed.is_main():
+            print(describe(run), file=sys.stderr)
+            write_overview(run.workdir / "parameters.txt", run.trainer.abstract.params)
         generator = train(run)
         result = finish(run, generator)
     result |= {
@@ -288,12 +274,13 @@ def main(argv: list[str] | None = None) -> None:
         "versions": versions(),
         "config": run.config.to_json(),
     }
-    if jax.process_index() == 0:
+    if distributed.is_main():
         path = run.workdir / "result.json"
         path.write_text(json.dumps(result, indent=2) + "\n")
         summary = {k: v for k, v in result.items() if k not in ("config", "versions")}
         print(json.dumps(summary, indent=2))
         print(f"all of it is in {run.workdir}", file=sys.stderr)
+    distributed.barrier()
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def test_all_problems_at_once(weights, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({}, "the weights do not tell n_head (attention heads), block_size (tokens per image"),
+        ({}, "the weights do not tell block_size (tokens per image: 256 for 16x16, 576 for"),
+        ({"block_size": 9}, "the weights do not tell n_head (attention heads)"),
         (SETTINGS | {"n_haed": 3}, 'no field "n_haed"; did you mean "n_head"?'),
         (SETTINGS | {"n_head": 5}, "width 48 is not divisible by 5 heads"),
         (SETTINGS | {"block_size": 10}, "block_size 10 is no square"),

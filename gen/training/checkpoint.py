@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from gen import sharding
+from gen import distributed, sharding
 from gen.config import Config
-from gen.errors import UserError, note
+from gen.errors import UserError, ensure_writable, note
 from gen.families import FAMILIES
 from gen.models.layers import Buffer
 from gen.training.state import Params, TrainState, join, split, trained_paths
@@ -72,6 +73,18 @@ def verify(folder: Path) -> None:
             raise UserError(f"checkpoint {folder} is damaged: file {name} was changed or cut")
 
 
+def _verify_once(folder: Path) -> None:
+    """`verify` by process 0 alone, with the same outcome in all."""
+    problem = None
+    if distributed.is_main():
+        try:
+            verify(folder)
+        except UserError as error:
+            problem = error
+    if distributed.any_process(problem is not None):
+        raise problem or UserError(f"checkpoint {folder} is damaged, says process 0")
+
+
 def steps_in(folder: Path) -> list[int]:
     """Steps of the complete checkpoints below a folder, newest first."""
     if not folder.is_dir():
@@ -112,7 +125,7 @@ def _restore(folder: Path, items: dict[str, Any]) -> dict[str, Any]:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """The resolved config, step and versions of a checkpoint, after checking its sums."""
-    verify(folder)
+    _verify_once(folder)
     if not (folder / "meta").is_dir():
         raise UserError(f"checkpoint {folder} is incomplete: meta is missing")
     meta = _restore(folder, {"meta": ocp.args.JsonRestore()})["meta"]
@@ -148,6 +161,32 @@ def read_weights(
     return join(read["params"], read.get("ema", {}))
 
 
+def write_weights(
+    folder: str | Path, config: Config, params: Params, *, published: dict[str, Any] | None = None
+) -> None:
+    """Writes weights alone, without moments, as step 0: something to load or to start from.
+
+    Raises:
+      UserError: the folder holds checkpoints already or cannot be written to.
+    """
+    destination = ensure_writable(folder).absolute() / "checkpoints" / "0"
+    if steps_in(destination.parent):
+        raise UserError(f"{folder} holds checkpoints already: choose another folder")
+    meta = {"format": FORMAT, "step": 0, "skipped": 0, "config": config.to_json()}
+    meta |= {"weights_only": True}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        items = ocp.args.Composite(
+            meta=ocp.args.JsonSave(meta | {"published": published}),
+            params=ocp.args.StandardSave(params),
+        )
+        writer.save(destination, args=items)
+    seal(destination)
+
+
+class WeightsOnly(UserError):
+    """A checkpoint that `write_weights` wrote: no run can go on from it."""
+
+
 class Checkpoints:
     """The checkpoints of one run. Saving goes on in the background; `close` waits for it."""
 
@@ -155,7 +194,9 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / "checkpoints"
         self.meta = meta
         self._unsealed: int | None = None
-        self._remove_empty()
+        if distributed.is_main():
+            self._remove_empty()
+        distributed.barrier()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -191,7 +232,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits for the save under way and seals it with its sums."""
         self._manager.wait_until_finished()
-        if self._unsealed is not None and jax.process_index() == 0:
+        if self._unsealed is not None and distributed.is_main():
             seal(self.folder / str(self._unsealed))
         self._unsealed = None
 
@@ -202,17 +243,22 @@ class Checkpoints:
         is tried.
 
         Raises:
-          UserError: there are checkpoints, but every one is damaged.
+          UserError: there are checkpoints, but every one is damaged or holds weights alone.
         """
         problems = []
         for step in steps_in(self.folder):
             folder = self.folder / str(step)
             try:
-                state = self._read(folder, abstract)
+                with distributed.together(f"reading checkpoint {folder}"):
+                    state = self._read(folder, abstract)
+            except WeightsOnly:
+                raise  # whole, and not ours to move
             except UserError as error:
-                note(f"{error}; trying the one before it")
                 problems.append(str(error))
-                folder.rename(self.folder / f"{step}.damaged")
+                if distributed.is_main():
+                    note(f"{error}; trying the one before it")
+                    folder.rename(self.folder / f"{step}.damaged")
+                distributed.barrier()
                 continue
             self._manager.reload()
             return state
@@ -222,13 +268,18 @@ class Checkpoints:
 
     def _read(self, folder: Path, abstract: TrainState) -> TrainState:
         meta = read_meta(folder)
+        if meta.get("weights_only"):
+            raise WeightsOnly(
+                f"{self.folder.parent} holds weights, not a run: give --init_from "
+                f"{self.folder.parent} and another --workdir"
+            )
         trees = {"params": abstract.params, "optimizer": abstract.optimizer}
         trees |= {"ema": abstract.ema} if abstract.ema else {}
         items = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
         read = _restore(folder, items)
         counters = (meta["step"], meta["skipped"])
         step, skipped = (
-            jax.device_put(jax.numpy.int32(value), abstract.step.sharding) for value in counters
+            sharding.put(np.int32(value), abstract.step.sharding) for value in counters
         )
         return TrainState(step, skipped, read["params"], read.get("ema") or {}, read["optimizer"])
 

@@ -2,21 +2,25 @@
 
 Every record of `metrics.jsonl` is one line with its `step`, written and flushed at once, so that
 a killed run leaves whole lines. A resumed run first drops the lines after its checkpoint: the
-file of a run that was killed equals that of one that was not, times aside.
+file of a run that was killed equals that of one that was not, times aside. Of several processes
+only process 0 reports.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from gen import pictures
+from gen import distributed, pictures
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -30,21 +34,45 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def write_overview(path: Path, params: Any) -> None:
+    """Writes the table of parameters: path, shape, size."""
+    from clu import parameter_overview
+
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), params)
+    table = parameter_overview.get_parameter_overview(shapes, include_stats=False)
+    path.write_text(table + "\n")
+
+
+def average(recent: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Means over the steps since the last report; `skipped` and `lr` as they are now."""
+    values = {name: float(np.mean([m[name] for m in recent])) for name in recent[-1]}
+    return values | {name: float(recent[-1][name]) for name in ("skipped", "lr")}
+
+
 class Logs:
     """The reports of one run, from step `start` on."""
 
     def __init__(self, workdir: Path, *, start: int, total: int):
         self.workdir = workdir
         self.path = workdir / "metrics.jsonl"
-        kept = [record for record in read_metrics(self.path) if record["step"] <= start]
-        self._rewrite(kept)
-        self._stream = self.path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._silent = not distributed.is_main()
+        if not self._silent:
+            # A run from the start keeps nothing, also not what it logged at step 0.
+            records = read_metrics(self.path) if start else []
+            self._rewrite([record for record in records if record["step"] <= start])
+        target = Path(os.devnull) if self._silent else self.path
+        self._stream = target.open("a", buffering=1)
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"),
+            purge_step=start + 1 if start else 0,
+            write_to_disk=not self._silent,
+        )
         # Into a file, a bar every ten seconds is enough.
         interval = 0.1 if sys.stderr.isatty() else 10.0
         self.bar = tqdm(
-            total=total, initial=start, unit="step", desc="training", mininterval=interval
-        )
+            total=total, initial=start, unit="step", desc="training", mininterval=interval,
+            disable=self._silent,
+        )  # fmt: skip
 
     def _rewrite(self, records: list[dict[str, Any]]) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -71,10 +99,13 @@ class Logs:
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
-        tqdm.write(line, file=sys.stderr)
+        if not self._silent:
+            tqdm.write(line, file=sys.stderr)
 
     def save_curves(self) -> None:
         """Draws the losses of the whole run into `curves.png`."""
+        if self._silent:
+            return
         curves: dict[str, tuple[list, list]] = {}
         for record in read_metrics(self.path):
             for name, label in (("loss", "training loss"), ("valid/nats_per_token", "held out")):
