@@ -1,7 +1,4 @@
-"""Published checkpoints: nesting, sizes, problems, conversion, and what can be done with them."""
-
-import json
-import shutil
+"""Published checkpoints: nesting, sizes, and problems."""
 
 import numpy as np
 import pytest
@@ -9,13 +6,9 @@ from safetensors.numpy import save_file
 
 import gen
 from gen import config as configs
-from gen import convert, published, sample, tokenizers
+from gen import published
 from gen.errors import UserError
 from gen.published.llamagen import LlamaGen, ModelArgs, model_config
-from gen.sharding import MeshConfig, make_mesh
-from gen.tokenizers import VQConfig, VQTokenizer
-from gen.training.checkpoint import Checkpoints
-from gen.training.state import Trainer
 from tests import cases, llamagen_numpy, tiny
 
 SETTINGS = {"n_head": 3, "block_size": 9, "rope_base": 500.0}
@@ -172,110 +165,3 @@ def test_published_sizes_are_known(name):
     ) == configs.dataclasses.replace(ours, backbone=backbone)
     made = model_config(ModelArgs(**known)).backbone
     assert (made.heads, made.hidden_width) == (backbone.heads, backbone.hidden_width)
-
-
-@pytest.fixture(scope="module")
-def converted(file, tmp_path_factory):
-    out = tmp_path_factory.mktemp("converted") / "c2i"
-    settings = out.parent / "settings.json"
-    settings.write_text(json.dumps({"n_head": 3, "block_size": 4, "rope_base": 500}))
-    convert.main(
-        ["llamagen", str(file), str(out), "--settings", str(settings), "--set", "block_size=9"]
-    )
-    return out
-
-
-@pytest.fixture(scope="module")
-def tokenizer_file(tmp_path_factory):
-    folder = cases.vq(tmp_path_factory.mktemp("vq") / "case", codebook_size=37)
-    out = folder / "vq.safetensors"
-    given = ["--set", "groupnorm_groups=4"]
-    convert.main(["llamagen-vq", str(folder / "weights.safetensors"), str(out), *given])
-    return out
-
-
-def test_convert(converted, wanted, file):
-    model = gen.load(converted)
-    np.testing.assert_array_equal(model.logits(TOKENS, labels=[1, 2]), wanted)
-    assert model.published["files"] == {file.name: published.open_weights(file).sha256()}
-    assert model.config.sample.guidance == 2.0
-
-
-def test_convert_by_part(file, tmp_path, wanted):
-    settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
-    convert.main(["llamagen", str(tmp_path / "out"), "--part", f"model={file}", *settings])
-    model = gen.load(tmp_path / "out")
-    np.testing.assert_array_equal(model.logits(TOKENS, labels=[1, 2]), wanted)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["llamagan", "FILE", "OUT"], "did you mean"),
-        (["llamagen", "OUT"], "give WEIGHTS and then OUT"),
-        (
-            ["llamagen", "FILE", "OUT", "--part", "model=FILE"],
-            "give the weights of part model once",
-        ),
-        (["llamagen", "FILE", "OUT", "--part", "model"], "--part takes NAME=VALUE"),
-        (["llamagen", "FILE", "OUT", "--set", "n_head"], "--set takes NAME=VALUE"),
-        (["llamagen", "FILE", "OUT", "--set", "n_head=x"], "n_head must be int or none"),
-        (["llamagen", "FILE", "OUT", "--settings", "none.json"], "cannot be read"),
-        (["llamagen", "FILE", "FILE"], "exists: choose another place"),
-        (["llamagen", "absent.pt", "OUT"], "absent.pt"),
-    ],
-)
-def test_convert_refuses(arguments, text, file, tmp_path, capsys):
-    places = {"FILE": str(file), "OUT": str(tmp_path / "out"), "model=FILE": f"model={file}"}
-    with pytest.raises(SystemExit) as caught:
-        convert.main([places.get(argument, argument) for argument in arguments])
-    said = capsys.readouterr().err
-    assert caught.value.code == 2 and text in said and said.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_converted_weights_are_no_run(converted):
-    """Training into the folder of converted weights is refused and harms nothing."""
-    trainer = Trainer(gen.load(converted).config, make_mesh(MeshConfig(), batch_size=1))
-    saved = Checkpoints(converted, keep=1, meta={})
-    with pytest.raises(UserError, match="holds weights, not a run: give --init_from"):
-        saved.restore_latest(trainer.abstract)
-    saved.close()
-    gen.load(converted)
-
-
-def test_sample_pixels(converted, tokenizer_file, tmp_path, capsys):
-    out = tmp_path / "some" / "samples"
-    arguments = [str(converted), "--labels", "0-2", "--num", "5", "--out", str(out)]
-    sample.main([*arguments, "--tokenizer", str(tokenizer_file)])
-    stored = np.load(out.with_name("samples.npz"))
-    assert stored["tokens"].shape == (5, 9) and stored["labels"].tolist() == [0, 1, 2, 0, 1]
-    files = sorted(path.name for path in out.iterdir())
-    assert files == [f"{i:05d}.png" for i in range(5)]
-    from PIL import Image
-
-    tokenizer = tokenizers.load(tokenizer_file)
-    pixels = tokenizer.to_uint8(tokenizer.decode(stored["tokens"]))
-    for index, name in enumerate(files):
-        np.testing.assert_array_equal(np.asarray(Image.open(out / name)), pixels[index])
-    assert out.with_name("samples.png").stat().st_size > 1000
-
-
-def test_a_tokenizer_of_other_tokens(converted, tmp_path, capsys):
-    config = VQConfig(36, 4, 4, (1, 1), (1, 1), 1, 4, True, norm_groups=2)
-    tokenizers.save(VQTokenizer.fresh(config), tmp_path / "other.safetensors")
-    arguments = [str(converted), "--num", "2", "--out", str(tmp_path / "s")]
-    with pytest.raises(SystemExit):
-        sample.main([*arguments, "--tokenizer", str(tmp_path / "other.safetensors")])
-    assert "vocab_sizes (37,) against (36,)" in capsys.readouterr().err
-
-
-def test_saving_over_checkpoints_is_refused(converted, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(converted, copy)
-    with pytest.raises(UserError, match="holds checkpoints already"):
-        gen.load(converted).save(copy)
-    damaged = copy / "checkpoints" / "0" / "meta" / "metadata"
-    damaged.write_bytes(damaged.read_bytes()[:-1])
-    with pytest.raises(UserError, match="damaged"):
-        gen.load(copy)
