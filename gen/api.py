@@ -21,7 +21,7 @@ from flax import nnx, traverse_util
 from jax.sharding import Mesh
 
 from gen import config as configs
-from gen import sharding
+from gen import schema, sharding
 from gen.checks import Captions, check_captions, check_labels, check_tokens
 from gen.config import Config
 from gen.decoding import draws as drawing
@@ -51,13 +51,8 @@ class Generator:
         dtype: str = "float32",
         published: dict[str, Any] | None = None,
     ):
-        """
-        Args:
-          config: the resolved config.
-          params: the family's parameters.
-          mesh: devices to spread batches over; one device by default.
-          dtype: compute dtype, `float32` or `bfloat16`.
-          published: where converted weights came from.
+        """`mesh`: devices to spread batches over, one by default; `dtype`: `float32` or `bfloat16`,
+        to compute in.
         """
         self.config = config
         self.params = params
@@ -109,7 +104,11 @@ class Generator:
         """Teacher-forced logits, float32 `(B, P, V)`; arguments as `nll`."""
         return self._teacher_forced("logits", tokens, labels, captions, null)
 
-    def sample(
+    def sample(self, seed: int | jax.Array, **settings: Any) -> np.ndarray:
+        """The `tokens` of `draw`, which takes the same arguments: int32 `(B, P)`."""
+        return self.draw(seed, **settings)["tokens"]
+
+    def draw(
         self,
         seed: int | jax.Array,
         *,
@@ -122,16 +121,18 @@ class Generator:
         top_k: int = 0,
         top_p: float = 1.0,
         draws: Any = None,
+        keep_logits: bool = False,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
-    ) -> np.ndarray:
+        **options: Any,
+    ) -> dict[str, np.ndarray]:
         """Generates samples; sample i is the same whatever `batch_size` or the devices.
 
         Args:
           seed: an int or a typed PRNG key.
           num: how many; by default one per label or caption. A class model without labels takes
             the classes in turn.
-          labels: int `(B,)`.
+          labels: int `(B,)`; -1 is no class, where the model has a null class.
           captions: features `(B, T, C)` and validity `(B, T)` or none.
           guidance: the number that the published code takes; none is unguided.
           guidance_interval: last guided step after the first; -1 guides all.
@@ -139,24 +140,27 @@ class Generator:
           top_k: keep the k most likely; 0 keeps all.
           top_p: keep the smallest set of this probability; 1 keeps all.
           draws: noise instead of the seed's (see `gen.decoding.draws`), for one batch.
+          keep_logits: also return what each token was drawn from, after guidance.
           batch_size: rows decoded together.
           progress: called with the number of samples done after each batch.
+          options: the family's own (its `Options`), such as `more_smooth=True`.
 
         Returns:
-          int32 tokens `(B, P)`.
+          `tokens` int32 `(B, P)`; `latents` float32 `(B, H, W, C)` of families that add up one;
+          `logits` float32 `(B, P, V)` if asked for.
 
         Raises:
-          UserError: a setting is out of range, or does not fit the model.
+          UserError: a setting is out of range, unknown, or does not fit the model.
         """
         sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
         scale_N = self.family.scales(guidance, guidance_interval)
+        chosen = schema.build(self.family.Options, options, "options of sampling")
         condition = self._condition(num, labels, captions)
         total = len(next(iter(condition.values())))
         batch_size = min(batch_size, total) if draws is None else total
-        run = self._program(
-            "sample", functools.partial(_sample, num_guided=num_guided_steps(scale_N))
-        )
-        done = []
+        settings = {"num_guided": num_guided_steps(scale_N), "options": chosen}
+        body = functools.partial(_sample, keep_logits=keep_logits, **settings)
+        run, done = self._program("sample", body), []
         for start in range(0, total, batch_size):
             rows = np.arange(start, start + batch_size)
             # The last batch is filled up with repeats, so that one program serves all.
@@ -166,7 +170,10 @@ class Generator:
             if progress:
                 jax.block_until_ready(done[-1])
                 progress(min(start + batch_size, total))
-        return np.concatenate([np.asarray(part) for part in done])[:total]
+        return {
+            name: np.concatenate([np.asarray(part[name]) for part in done])[:total]
+            for name in done[0]
+        }
 
     def save(self, folder: str | Path) -> None:
         """Writes the weights and the config as a checkpoint that `load` and `--init_from` take.
@@ -235,13 +242,17 @@ class Generator:
         return self._compiled[key]
 
 
-def _sample(family, graphdef, params, condition, draws, scale_N, sampling, *, num_guided):
-    """Traced body of `Generator.sample`."""
+def _sample(
+    family, graphdef, params, condition, draws, scale_N, sampling,
+    *, num_guided, options, keep_logits,
+):  # fmt: skip
+    """Traced body of `Generator.draw`."""
     model = nnx.merge(graphdef, params)
-    state, _ = family.sample(
-        model, condition, draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling
-    )
-    return state.tokens
+    state, logits = family.sample(
+        model, condition, draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling,
+        options=options, keep_logits=keep_logits,
+    )  # fmt: skip
+    return family.results(model, state) | ({"logits": logits} if keep_logits else {})
 
 
 def _teacher_forced(family, graphdef, params, batch, drop_B, *, what):

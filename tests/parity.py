@@ -72,25 +72,34 @@ class Case:
         return self._computed[name]
 
     def _call(self, name: str) -> Any:
-        entry = self.decode.get(name)
-        if entry is None or "function" not in entry:
-            if name not in self.system.outputs:
+        entry = self.entry(name)
+        if "function" not in entry:
+            output = self.system.output(name)
+            if output is None:
                 raise LookupError(f"{self.system.name} does not compute it")
-            return self.system.outputs[name](self.model, self.inputs)
+            return output(self.model, self.inputs)
         function = self.system.functions.get(entry["function"])
         if function is None:
             raise LookupError(f"{self.system.name} has no function {entry['function']}")
-        arguments = {name: self._argument(text) for name, text in entry.get("inputs", {}).items()}
+        given = entry.get("inputs", {}) | entry.get("injected", {})
+        arguments = {name: self._argument(text) for name, text in given.items()}
         return function(self.model, entry, arguments)
 
+    def entry(self, name: str) -> Mapping[str, Any]:
+        """How the reference computed an array: its own settings over those of the same run."""
+        entry = self.decode.get(name, {})
+        return self.entry(entry["same_run_as"]) | entry if "same_run_as" in entry else entry
+
     def _argument(self, text: str) -> np.ndarray:
-        """An input by name; an output that the reference fed back is our own, never the case's."""
-        name = re.match(r"\w+", text)[0]
-        if name in self.inputs:
-            return self.inputs[name]
-        if name in self.roles:
-            return self.compute(name)
-        raise LookupError(f'its argument "{text}" is no array of the case')
+        """An array by name, with a slice after it if any, such as `logits[:, -6:]`.
+
+        An output that the reference fed back is our own, never the case's.
+        """
+        name, cut = re.match(r"(\w+)(\[[^]]*\])?", text).groups()
+        if name not in self.roles:
+            raise LookupError(f'its argument "{text}" is no array of the case')
+        array = self.inputs[name] if name in self.inputs else self.compute(name)
+        return array[indices(cut[1:-1])] if cut else array
 
     def compare(self, name: str) -> Result:
         """Computes one array and holds it against the stored one."""
@@ -107,6 +116,22 @@ class Case:
             return Result(name, role, False, np.nan, text)
         error, passed = distance(found, expected, about)
         return Result(name, role, passed, error, "" if passed else limits(about))
+
+
+def indices(text: str) -> tuple[int | slice, ...]:
+    """Whole numbers and slices of them, with commas between.
+
+    Raises:
+      LookupError: the text holds anything else.
+    """
+    found: list[int | slice] = []
+    for part in text.split(","):
+        bounds = [bound.strip() for bound in part.split(":")]
+        if not all(re.fullmatch(r"-?\d+" if len(bounds) == 1 else r"(-?\d+)?", b) for b in bounds):
+            raise LookupError(f'"[{text}]" holds more than whole numbers and slices')
+        numbers = [int(bound) if bound else None for bound in bounds]
+        found.append(slice(*numbers) if len(numbers) > 1 else numbers[0])
+    return tuple(found)
 
 
 def distance(

@@ -141,4 +141,25 @@ def test_outputs_never_reach_the_model(small):
     assert {roles[name] for name in case.inputs} == {"input"}
     # An output that the reference fed back into itself is computed, not looked up.
     case.expected.clear()
-    assert case._argument("nll (own output)").shape == case.inputs["tokens"].shape
+    own = case._argument("nll (own output)")
+    assert own.shape == case.inputs["tokens"].shape
+    np.testing.assert_array_equal(case._argument("nll[:, -2:], the last two"), own[:, -2:])
+    np.testing.assert_array_equal(case._argument("tokens[1]"), case.inputs["tokens"][1])
+
+
+@pytest.mark.parametrize("text", ["tokens[]", "tokens[:,]", "tokens[len]", "tokens[...]", "other"])
+def test_arguments_are_arrays_and_slices_of_them(small, text):
+    with pytest.raises(LookupError):
+        parity.Case(small)._argument(text)
+
+
+def test_a_run_that_gives_several_arrays(small, tmp_path):
+    def add(meta):
+        meta["decode"]["again"] = {"same_run_as": "sample_guided", "cfg_scale": 1.0}
+        meta["arrays"]["again"] = meta["arrays"]["sample_plain"]
+
+    def arrays(stored):
+        return stored | {"again": stored["sample_plain"]}
+
+    folder = changed(small, tmp_path / "again", arrays=arrays, meta=add)
+    assert parity.main([str(folder)]) == 0

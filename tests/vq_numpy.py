@@ -97,9 +97,12 @@ class Reference:
 
     def decode(self, ids, rows, columns):
         """Pixels of ids `(B, P)`."""
+        return self.decode_latents(self.codes()[ids].reshape(len(ids), rows, columns, -1))
+
+    def decode_latents(self, z):
+        """Pixels of latents `(B, h, w, C)`."""
         config, levels = self.config, len(self.config.decoder_multipliers)
-        x = self.codes()[ids].reshape(len(ids), rows, columns, -1)
-        x = self.conv(self.conv(x, "post_quant"), "decoder/conv_in")
+        x = self.conv(self.conv(z, "post_quant"), "decoder/conv_in")
         x = self.middle(x, "decoder")
         for level in range(levels):
             path = f"decoder/levels/{level}"

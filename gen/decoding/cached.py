@@ -25,11 +25,16 @@ from gen.models import backbone, conditioning
 
 
 class Sampled(NamedTuple):
-    """What a step gives: token ids, the logits they were drawn from (filtered), and the noise."""
+    """What a step gives to commit.
+
+    Token ids, the filtered logits they were drawn from, where further noise comes from, and the
+    family's own options.
+    """
 
     tokens_BR: jax.Array
     logits_BRV: jax.Array
     draws: Any
+    options: Any
 
 
 class Sequential(Protocol):
@@ -80,6 +85,7 @@ def sample(
     scale_N: jax.Array,
     num_guided: int,
     sampling: tokens.TokenSampling,
+    options: Any = None,
     keep_logits: bool = False,
 ) -> tuple[Any, jax.Array | None]:
     """Decodes a batch from nothing.
@@ -92,6 +98,7 @@ def sample(
       scale_N: guidance scale of each step; may be traced.
       num_guided: steps up to the last guided one (static); later steps run one branch.
       sampling: temperature and filters.
+      options: the family's own, handed to its `commit` (static).
       keep_logits: also return what each token was drawn from, after guidance.
 
     Returns:
@@ -121,7 +128,7 @@ def sample(
         caches, state, logits_NBRV = _run_phase(
             family, model, list(zip(blocks, modulations)), phase, prompt, caches, state,
             draws=draws, scale_N=scale_N[phase.first_step : stop], guided=guided, sampling=sampling,
-            keep_logits=keep_logits,
+            options=options, keep_logits=keep_logits,
         )  # fmt: skip
         if keep_logits:
             logits_BPV = _scatter(logits_BPV, logits_NBRV, phase, family.layout.num_positions)
@@ -152,6 +159,7 @@ def _run_phase(
     scale_N: jax.Array,
     guided: bool,
     sampling: tokens.TokenSampling,
+    options: Any,
     keep_logits: bool,
 ) -> tuple[list, Any, jax.Array | None]:
     """All steps of one phase; returns the caches, the family's state and any logits kept."""
@@ -188,7 +196,8 @@ def _run_phase(
         if not sampling.greedy:
             noise = draws.gumbel("token", now.index, logits_QRV.shape[1:])
         chosen_BR, filtered_BRV = tokens.choose(logits_QRV, sampling, noise)
-        state = family.commit(model, state, Sampled(chosen_BR, filtered_BRV, draws), now)
+        sampled = Sampled(chosen_BR, filtered_BRV, draws, options)
+        state = family.commit(model, state, sampled, now)
         return (caches, state), logits_QRV if keep_logits else None
 
     if phase.num_steps == 1:

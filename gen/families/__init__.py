@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from gen.families.base import Family
 from gen.families.next_neighbour import NextNeighbour
+from gen.families.next_scale import NextScale
 from gen.families.next_token import NextToken
 
 FAMILIES: dict[str, type[Family]] = {
     "next_neighbour": NextNeighbour,
+    "next_scale": NextScale,
     "next_token": NextToken,
 }

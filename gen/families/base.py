@@ -12,6 +12,7 @@ full forward.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -35,6 +36,11 @@ class DecodeState:
     tokens: jax.Array
 
 
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """Options of sampling that a family has beside those of all: here none."""
+
+
 class Family(abc.ABC):
     """A generator's science. Subclasses are one small file each.
 
@@ -47,6 +53,7 @@ class Family(abc.ABC):
     """
 
     Config: ClassVar[type]
+    Options: ClassVar[type] = NoOptions
 
     plan: Plan
     layout: Layout
@@ -98,6 +105,10 @@ class Family(abc.ABC):
         """Writes the tokens of one step; targets beyond the last position are padding."""
         tokens = state.tokens.at[:, now.target_R].set(sampled.tokens_BR, mode="drop")
         return state.replace(tokens=tokens)
+
+    def results(self, model: nnx.Module, state: DecodeState) -> dict[str, jax.Array]:
+        """What sampling gives: `tokens`, and `latents` `(B, H, W, C)` where a family has them."""
+        return {"tokens": state.tokens}
 
     # What follows serves every family as it is.
 
@@ -158,12 +169,13 @@ class Family(abc.ABC):
         scale_N: jax.Array,
         num_guided: int,
         sampling: tokens.TokenSampling,
+        options: Any = None,
         keep_logits: bool = False,
     ) -> tuple[DecodeState, jax.Array | None]:
         """Decodes a batch; see `gen.decoding.cached.sample`."""
         return cached.sample(
             self, model, condition, draws=draws, scale_N=scale_N, num_guided=num_guided,
-            sampling=sampling, keep_logits=keep_logits,
+            sampling=sampling, options=options or self.Options(), keep_logits=keep_logits,
         )  # fmt: skip
 
     @property

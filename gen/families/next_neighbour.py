@@ -230,9 +230,7 @@ def neighbours(grid: tuple[int, ...]) -> np.ndarray:
     return np.stack(before, axis=1)
 
 
-def vote(
-    heads_A: Series, hidden: list[jax.Array], rows_RA: np.ndarray | jax.Array
-) -> jax.Array:
+def vote(heads_A: Series, hidden: list[jax.Array], rows_RA: np.ndarray | jax.Array) -> jax.Array:
     """The mean of the heads' logits, each read at its own row; -1 is no vote: `(B, R, V)`."""
     total = 0.0
     for axis, (head, h_BSD) in enumerate(zip(heads_A, hidden, strict=True)):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from gen.models import rope as rotary
@@ -24,14 +25,29 @@ class LayerCache(NamedTuple):
     values_BTKE: jax.Array
 
 
-def attend(q_BSHE: jax.Array, k_BTKE: jax.Array, v_BTKE: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(E)) v with logits and softmax in float32.
+def attend(
+    q_BSHE: jax.Array,
+    k_BTKE: jax.Array,
+    v_BTKE: jax.Array,
+    mask: jax.Array,
+    scale: float | None = None,
+) -> jax.Array:
+    """softmax(scale q k^T) v with logits and softmax in float32; the scale is 1 / sqrt(E).
 
     `mask` is `(S, T)` or `(B, S, T)`, true where a query may look. A query that sees nothing
     would get the mean of all values, so masks always leave a slot its own key.
     """
     mask = mask[None, None] if mask.ndim == 2 else mask[:, None]
-    return jax.nn.dot_product_attention(q_BSHE, k_BTKE, v_BTKE, mask=mask, implementation="xla")
+    return jax.nn.dot_product_attention(
+        q_BSHE, k_BTKE, v_BTKE, mask=mask, scale=scale, implementation="xla"
+    )
+
+
+def unit(x_BSHE: jax.Array) -> jax.Array:
+    """Vectors of the last axis at length 1, in float32, back to the dtype of `x`."""
+    x32_BSHE = x_BSHE.astype(jnp.float32)
+    length = jnp.sqrt(jnp.sum(jnp.square(x32_BSHE), axis=-1, keepdims=True))
+    return (x32_BSHE / jnp.maximum(length, 1e-12)).astype(x_BSHE.dtype)
 
 
 def write(
@@ -54,7 +70,12 @@ def write(
 
 
 class Attention(nnx.Module):
-    """Self-attention without biases; `num_kv_heads` below `num_heads` shares keys (GQA)."""
+    """Self-attention; `num_kv_heads` below `num_heads` shares keys (GQA).
+
+    `bias` adds biases to all maps but the keys', where one would change nothing. `unit_heads`
+    gives queries and keys length 1 and learns how sharp each head is, at most 100 (Swin v2, Liu
+    et al. 2022); else `scale` multiplies the products, 1 / sqrt(E) by default.
+    """
 
     def __init__(
         self,
@@ -66,15 +87,22 @@ class Attention(nnx.Module):
         init_std: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        bias: bool = False,
+        unit_heads: bool = False,
+        scale: float | None = None,
     ):
         self.head_dim = width // num_heads
         self.dropout_rate = dropout_rate
         kv_width = num_kv_heads * self.head_dim
         options = {"dtype": dtype, "rngs": rngs, "std": init_std}
-        self.query = linear(width, width, **options)
+        self.query = linear(width, width, bias=bias, **options)
         self.key = linear(width, kv_width, **options)
-        self.value = linear(width, kv_width, **options)
-        self.out = linear(width, width, **options)
+        self.value = linear(width, kv_width, bias=bias, **options)
+        self.out = linear(width, width, bias=bias, **options)
+        self.scale = 1.0 if unit_heads else scale
+        self.unit_heads = unit_heads
+        if unit_heads:
+            self.log_scale = nnx.Param(jnp.full((num_heads,), np.log(4.0), jnp.float32))
 
     def __call__(
         self,
@@ -95,6 +123,9 @@ class Attention(nnx.Module):
         q_BSHE = constrain(self.query(x_BSD).reshape(heads), None, "tensor")
         k_BSKE = constrain(self.key(x_BSD).reshape(heads), None, "tensor")
         v_BSKE = constrain(self.value(x_BSD).reshape(heads), None, "tensor")
+        if self.unit_heads:
+            sharpness_H1 = jnp.exp(jnp.minimum(self.log_scale[...], np.log(100.0)))[:, None]
+            q_BSHE, k_BSKE = unit(q_BSHE) * sharpness_H1.astype(q_BSHE.dtype), unit(k_BSKE)
         if rope is not None:
             q_BSHE, k_BSKE = rotary.rotate(q_BSHE, rope), rotary.rotate(k_BSKE, rope)
         if cache is None:
@@ -105,6 +136,6 @@ class Attention(nnx.Module):
                 cache.keys_BTKE.astype(q_BSHE.dtype),
                 cache.values_BTKE.astype(q_BSHE.dtype),
             )
-        mixed_BSHE = attend(q_BSHE, keys, values, mask)
+        mixed_BSHE = attend(q_BSHE, keys, values, mask, self.scale)
         out_BSD = self.out(mixed_BSHE.reshape(x_BSD.shape))
         return dropout(out_BSD, self.dropout_rate, key), cache

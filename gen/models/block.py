@@ -17,7 +17,6 @@ from gen.models.attention import Attention, LayerCache
 from gen.models.layers import RMSNorm, drop_path, dropout, linear
 from gen.sharding import constrain
 
-
 Modulation = jax.Array | None
 
 

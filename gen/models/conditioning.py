@@ -70,13 +70,14 @@ class ConditionConfig:
 class Prompt(NamedTuple):
     """An embedded condition.
 
-    `x_BTD` are its slots, `valid_BT` marks those that are no padding (none: all), and `cond` is
-    what modulates the blocks, `(B, ...)`, where they are modulated.
+    `x_BTD` are its slots, `valid_BT` marks those that are no padding (none: all). Where blocks and
+    heads are modulated, `cond` `(B, ...)` is what the blocks take and `vector_BD` what heads take.
     """
 
     x_BTD: jax.Array
     valid_BT: jax.Array | None = None
     cond: jax.Array | None = None
+    vector_BD: jax.Array | None = None
 
 
 class ClassCondition(nnx.Module):

@@ -61,12 +61,26 @@ class RMSNorm(nnx.Module):
         return unit_BSD * self.scale[...].astype(x_BSD.dtype)
 
 
+def layer_norm(x_BSD: jax.Array, *, eps: float) -> jax.Array:
+    """(x - mean) / sqrt(var + eps) without parameters, in float32, back to the dtype of `x`."""
+    x32_BSD = x_BSD.astype(jnp.float32)
+    centred_BSD = x32_BSD - jnp.mean(x32_BSD, axis=-1, keepdims=True)
+    variance_BS1 = jnp.mean(jnp.square(centred_BSD), axis=-1, keepdims=True)
+    return (centred_BSD * jax.lax.rsqrt(variance_BS1 + eps)).astype(x_BSD.dtype)
+
+
 def linear(
-    fan_in: int, fan_out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, std: float = 0.02
+    fan_in: int,
+    fan_out: int,
+    *,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    std: float = 0.02,
+    bias: bool = False,
 ) -> nnx.Linear:
-    """A linear map without bias, initialised N(0, std^2), as all transformers here use."""
+    """A linear map, initialised N(0, std^2), as all transformers here use; its bias at 0."""
     init = nnx.initializers.normal(std) if std else nnx.initializers.zeros
-    return nnx.Linear(fan_in, fan_out, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+    return nnx.Linear(fan_in, fan_out, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
 def embedding(

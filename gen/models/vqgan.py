@@ -23,9 +23,9 @@ from gen.models.convolution import (
     Downsample,
     GroupNorm,
     ResBlock,
-    Series,
     Upsample,
 )
+from gen.models.layers import Series
 
 PIXEL_CHANNELS = 3
 

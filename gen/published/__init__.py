@@ -19,9 +19,16 @@ from gen.published import tables
 from gen.published.base import System
 from gen.published.llamagen import LlamaGen
 from gen.published.llamagen_vq import LlamaGenVQ
+from gen.published.nar import Nar
+from gen.published.nar_video import NarVideo
+from gen.published.var import VAR
+from gen.published.var_vqvae import VARVQVAE
 from gen.published.weights import Weights, open_weights
 
-SYSTEMS: dict[str, System] = {system.name: system for system in (LlamaGen(), LlamaGenVQ())}
+SYSTEMS: dict[str, System] = {
+    system.name: system
+    for system in (LlamaGen(), LlamaGenVQ(), Nar(), NarVideo(), VAR(), VARVQVAE())
+}
 
 Files = str | Path | Sequence[str | Path]
 # Where training scripts keep a model, in the order in which its own sampling scripts look.
@@ -84,6 +91,45 @@ def open_part(files: Files, anchor: str, key: str | None = None) -> Part:
     return Part(owner, min(found, key=lambda prefix: (rank.get(prefix, len(rank)), prefix)))
 
 
+def open_parts(
+    system: System, weights: Files | Mapping[str, Files], key: str | None
+) -> dict[str, Part]:
+    """Opens every part; one that is not given is looked for in the files of the first.
+
+    Raises:
+      UserError: as `open_part`; or a part is given that the system does not have.
+    """
+    first = next(iter(system.parts))
+    files = dict(weights) if isinstance(weights, Mapping) else {first: weights}
+    if first not in files or not files.keys() <= system.parts.keys():
+        raise UserError(
+            f"{system.name} has the parts {', '.join(system.parts)}; "
+            f"given: {', '.join(files) or 'none'}"
+        )
+    parts = {}
+    for name, anchor in system.parts.items():
+        try:
+            parts[name] = open_part(files.get(name, files[first]), anchor, key)
+        except UserError as error:
+            if name in files:
+                raise
+            raise UserError(f"part {name} is not given, and {error}") from None
+    return parts
+
+
+def own_tensors(name: str, parts: Mapping[str, Part]) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The tensors of a part without those of another that lies deeper in the same files."""
+    part = parts[name]
+    deeper = [
+        other.prefix.removeprefix(part.prefix)
+        for other in parts.values()
+        if other.files.keys() == part.files.keys()
+        and other.prefix != part.prefix
+        and other.prefix.startswith(part.prefix)
+    ]
+    return {n: about for n, about in part.tensors.items() if not n.startswith(tuple(deeper))}
+
+
 def resolve(system: System, parts: Mapping[str, Part], given: Mapping[str, Any] | None) -> Any:
     """The system's settings: those given, else those inferred, else the reference's defaults.
 
@@ -97,11 +143,21 @@ def resolve(system: System, parts: Mapping[str, Part], given: Mapping[str, Any] 
     stored: dict[str, Any] = {}
     for file in opened_files(parts):
         stored |= file.settings
-    inferred = system.infer(shapes, stored)
-    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    inferred = system.infer(shapes, stored | dict(given or {}))
     unknown = {name: None for name in given or {} if name not in schema.hints(system.Settings)}
-    known = {name: value for name, value in inferred.items() if value is not None}
-    return schema.build(system.Settings, known | chosen | unknown, f"{system.name} settings")
+    values = over(inferred, given or {}) | unknown
+    return schema.build(system.Settings, values, f"{system.name} settings")
+
+
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with those of another mapping over them; none counts as not given."""
+    merged = {name: value for name, value in below.items() if value is not None}
+    for name, value in above.items():
+        if isinstance(value, Mapping):
+            merged[name] = over(merged.get(name, {}), value)
+        elif value is not None:
+            merged[name] = value
+    return {n: over({}, v) if isinstance(v, Mapping) else v for n, v in merged.items()}
 
 
 def from_published(
@@ -129,16 +185,11 @@ def from_published(
         are missing, unknown or of the wrong shape (all of them are named).
     """
     chosen = system_named(system)
-    files = dict(weights) if isinstance(weights, Mapping) else {next(iter(chosen.parts)): weights}
-    if files.keys() != chosen.parts.keys():
-        raise UserError(
-            f"{system} has the parts {', '.join(chosen.parts)}; given: {', '.join(files) or 'none'}"
-        )
-    parts = {name: open_part(files[name], anchor, key) for name, anchor in chosen.parts.items()}
+    parts = open_parts(chosen, weights, key)
     settings = resolve(chosen, parts, config)
     target = chosen.target(settings)
     where = tables.sources(chosen.table(settings), target.shapes)
-    theirs = {name: part.tensors for name, part in parts.items()}
+    theirs = {name: own_tensors(name, parts) for name in parts}
     tables.check(where, target.shapes, theirs, ignored=chosen.ignored)
     flat = tables.read(where, target.shapes, lambda part, name: parts[part].read(name))
     return target.make(traverse_util.unflatten_dict(flat, sep="/"), origin(chosen, parts, settings))

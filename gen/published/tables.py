@@ -79,11 +79,12 @@ def _fields(template: str) -> list[str]:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """Matches a template with its fields as numbers."""
+    """Matches a template with its fields as numbers, and anything for a star."""
     pieces = re.split(r"{(\w+)}", template)
     return re.compile(
         "".join(
-            f"(?P<{piece}>\\d+)" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
+            f"(?P<{piece}>\\d+)" if i % 2 else re.escape(piece).replace(r"\*", ".*")
+            for i, piece in enumerate(pieces)
         )
     )
 

@@ -5,6 +5,16 @@
 
 from gen.tokenizers.base import Tokenizer
 from gen.tokenizers.files import TOKENIZERS, load, save
+from gen.tokenizers.msvq import MSVQConfig, MSVQTokenizer
 from gen.tokenizers.vq import VQConfig, VQTokenizer
 
-__all__ = ["TOKENIZERS", "Tokenizer", "VQConfig", "VQTokenizer", "load", "save"]
+__all__ = [
+    "TOKENIZERS",
+    "MSVQConfig",
+    "MSVQTokenizer",
+    "Tokenizer",
+    "VQConfig",
+    "VQTokenizer",
+    "load",
+    "save",
+]

@@ -49,6 +49,9 @@ class TokenizerModel(Protocol):
     def decode(self, tokens: jax.Array, layout: Layout) -> jax.Array:
         """Pixels, float32, not clamped."""
 
+    def decode_latents(self, latents: jax.Array, layout: Layout) -> jax.Array:
+        """Pixels of what `embed` gives, float32, not clamped."""
+
     def codes(self) -> jax.Array:
         """The rows that `embed` looks up, `(V, C)`."""
 
@@ -191,6 +194,33 @@ class Tokenizer(abc.ABC):
     ) -> np.ndarray:
         """The latents that tokens stand for, float32 `(B, h, w, C)`; arguments as `decode`."""
         return self._from_tokens("embed", tokens, shape, batch_size)
+
+    def decode_latents(self, latents: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
+        """Pixels of latents such as `embed` gives, for generators that work on these.
+
+        Args:
+          latents: floats `(B, h, w, C)`, with frames in front of h for videos.
+          batch_size: samples decoded together.
+
+        Returns:
+          As `decode`.
+
+        Raises:
+          UserError: the latents are not of the shape that `embed` gives, or not finite.
+        """
+        latents = np.asarray(latents)
+        if latents.ndim not in (4, 5) or not latents.size:
+            raise UserError(f"latents have shape (B, [frames,] h, w, C), not {latents.shape}")
+        lattice = latents.shape[1:-1]
+        cells = self.downsample[-len(lattice) :]
+        layout = self.layout([n * cell for n, cell in zip(lattice, cells)])
+        tokens = jax.ShapeDtypeStruct((1, *layout.sample_shape), jnp.int32)
+        wanted = jax.eval_shape(self.program("embed", layout), self.params, tokens).shape[1:]
+        if latents.shape[1:] != wanted or not np.isfinite(latents).all():
+            shape = f"(B, {str(wanted)[1:]}"
+            raise UserError(f"latents must be finite, of shape {shape}; these are {latents.shape}")
+        latents = latents.astype(np.float32)
+        return self._run("decode_latents", layout, latents.__getitem__, len(latents), batch_size)
 
     def to_uint8(self, pixels: np.ndarray) -> np.ndarray:
         """Decoded pixels clamped to `pixel_range` and rounded to 0..255.

@@ -26,12 +26,14 @@ from safetensors.numpy import save_file
 from gen import schema
 from gen.errors import UserError, nearest
 from gen.tokenizers.base import Tokenizer
+from gen.tokenizers.msvq import MSVQTokenizer
 from gen.tokenizers.vq import VQTokenizer
 from gen.tokenizers.weights import check_shapes
 
 FORMAT = 1
 FIELDS = ("format", "kind", "config", "meta", "sum")
-TOKENIZERS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in (VQTokenizer,)}
+KINDS = (VQTokenizer, MSVQTokenizer)
+TOKENIZERS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in KINDS}
 ADVICE = "published weights are converted with `python -m gen.convert`"
 
 

@@ -147,8 +147,10 @@ class VQModel(nnx.Module):
         return self.codebook(tokens_BP.reshape(-1, rows, columns))
 
     def decode(self, tokens_BP: jax.Array, layout: Layout) -> jax.Array:
-        z_BHWC = self.post_quant(self.embed(tokens_BP, layout))
-        return self.decoder(z_BHWC).astype(jnp.float32)
+        return self.decode_latents(self.embed(tokens_BP, layout), layout)
+
+    def decode_latents(self, z_BHWC: jax.Array, layout: Layout) -> jax.Array:
+        return self.decoder(self.post_quant(z_BHWC)).astype(jnp.float32)
 
     def codes(self) -> jax.Array:
         return self.codebook.codes()
