@@ -2,9 +2,7 @@
 
 Axes: B samples, P positions, V vocabulary, T caption slots, C caption channels.
 
-    generator = gen.load("runs/digits_llamagen")
-    tokens = generator.sample(0, labels=[3, 1, 4], guidance=2.0)
-    nats = generator.nll(tokens, labels=[3, 1, 4])
+    tokens = gen.load("runs/digits_llamagen").sample(0, labels=[3, 1, 4], guidance=2.0)
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
+from flax import nnx
 from jax.sharding import Mesh
 
 from gen import config as configs
@@ -29,7 +27,7 @@ from gen.decoding.guidance import num_guided_steps
 from gen.decoding.tokens import token_sampling
 from gen.errors import UserError
 from gen.families import FAMILIES, Family
-from gen.models.layers import Buffer
+from gen.families.base import abstract_model, count_parameters
 
 
 class Generator:
@@ -51,9 +49,7 @@ class Generator:
         dtype: str = "float32",
         published: dict[str, Any] | None = None,
     ):
-        """`mesh`: devices to spread batches over, one by default; `dtype`: `float32` or `bfloat16`,
-        to compute in.
-        """
+        """`mesh`: devices to spread batches over, else one; `dtype`: what to compute in."""
         self.config = config
         self.params = params
         self.published = published
@@ -140,7 +136,7 @@ class Generator:
           top_k: keep the k most likely; 0 keeps all.
           top_p: keep the smallest set of this probability; 1 keeps all.
           draws: noise instead of the seed's (see `gen.decoding.draws`), for one batch.
-          keep_logits: also return what each token was drawn from, after guidance.
+          keep_logits: also return what tokens were drawn from, after guidance.
           batch_size: rows decoded together.
           progress: called with the number of samples done after each batch.
           options: the family's own (its `Options`), such as `more_smooth=True`.
@@ -158,9 +154,9 @@ class Generator:
         condition = self._condition(num, labels, captions)
         total = len(next(iter(condition.values())))
         batch_size = min(batch_size, total) if draws is None else total
-        settings = {"num_guided": num_guided_steps(scale_N), "options": chosen}
-        body = functools.partial(_sample, keep_logits=keep_logits, **settings)
-        run, done = self._program("sample", body), []
+        settings = {"num_guided": num_guided_steps(scale_N), "keep_logits": keep_logits}
+        run = self._program("sample", functools.partial(_sample, options=chosen, **settings))
+        done = []
         for start in range(0, total, batch_size):
             rows = np.arange(start, start + batch_size)
             # The last batch is filled up with repeats, so that one program serves all.
@@ -175,6 +171,14 @@ class Generator:
             for name in done[0]
         }
 
+    def from_data(self, data: np.ndarray) -> np.ndarray:
+        """The model's tokens of data as datasets hold them, where these differ (see `Family`)."""
+        return self._translated("from_data", check_tokens(self.family.data_layout, data))
+
+    def to_data(self, tokens: np.ndarray) -> np.ndarray:
+        """What tokens stand for in terms of the data; the tokens themselves where they are it."""
+        return self._translated("to_data", check_tokens(self.family.layout, tokens))
+
     def save(self, folder: str | Path) -> None:
         """Writes the weights and the config as a checkpoint that `load` and `--init_from` take.
 
@@ -184,6 +188,12 @@ class Generator:
         from gen.training import checkpoint
 
         checkpoint.write_weights(folder, self.config, self.params, published=self.published)
+
+    def _translated(self, what: str, rows: np.ndarray) -> np.ndarray:
+        if self.family.data_layout == self.family.layout:
+            return rows
+        run = self._program(what, functools.partial(_translate, what=what))
+        return np.asarray(run(self.params, self._put({"rows": rows})["rows"]))
 
     def _teacher_forced(
         self,
@@ -202,11 +212,7 @@ class Generator:
         return np.asarray(run(self.params, batch, np.full((len(tokens),), null)))
 
     def _condition(
-        self,
-        num: int | None,
-        labels: Sequence[int] | None,
-        captions: Captions | None,
-        required: bool = False,
+        self, num: int | None, labels: Any, captions: Captions | None, required: bool = False
     ) -> dict[str, np.ndarray]:
         condition = self.family.condition
         if condition.kind == "text":
@@ -255,24 +261,16 @@ def _sample(
     return family.results(model, state) | ({"logits": logits} if keep_logits else {})
 
 
+def _translate(family, graphdef, params, rows, *, what):
+    """Traced body of `Generator.from_data` and `Generator.to_data`."""
+    return getattr(family, what)(nnx.merge(graphdef, params), rows)
+
+
 def _teacher_forced(family, graphdef, params, batch, drop_B, *, what):
     """Traced body of `Generator.nll` and `Generator.logits`."""
     condition = {name: batch[name] for name in family.condition_fields}
     model = nnx.merge(graphdef, params)
     return getattr(family, what)(model, batch["tokens"], condition, drop_B=drop_B)
-
-
-def abstract_model(family: Family, *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
-    """The family's module with shapes in place of arrays; costs no memory."""
-    return nnx.eval_shape(lambda: family.build(nnx.Rngs(0), dtype=dtype))
-
-
-def count_parameters(family: Family) -> int:
-    """Number of trained parameters, by shapes alone; stored buffers do not count."""
-    model = abstract_model(family)
-    every = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model)))
-    buffers = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, Buffer)))
-    return sum(leaf.size for path, leaf in every.items() if path not in buffers)
 
 
 def load(

@@ -35,15 +35,20 @@ def split_nll(generator: Generator, split: Split, *, batch_size: int) -> np.ndar
     arguments = CONDITION_ARGUMENTS[generator.family.condition.kind]
     parts = []
     for batch in eval_batches(split, batch_size):
-        nll = generator.nll(batch["tokens"], **arguments(batch))
+        nll = generator.nll(generator.from_data(batch["tokens"]), **arguments(batch))
         parts.append(nll[batch["weight"] > 0])
     return np.concatenate(parts)
 
 
 def likelihood(generator: Generator, split: Split, *, batch_size: int) -> dict[str, float]:
-    """Nats per token and bits per dim; a dim is one token position (a pixel, for the digits)."""
+    """Nats per token and bits per dim, and nats per token of each of the family's groups.
+
+    A dim is one position of the data: a token, or a pixel for the digits.
+    """
     nll_NP = split_nll(generator, split, batch_size=batch_size)
-    return summarise_nll(nll_NP, num_dims=generator.family.layout.num_positions)
+    result = summarise_nll(nll_NP, num_dims=generator.family.data_layout.num_positions)
+    groups = {f"nll/{n}": float(nll_NP[:, p].mean()) for n, p in generator.family.groups.items()}
+    return result | groups
 
 
 def arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -79,14 +84,15 @@ def digit_scores(
         "histogram_bits_per_dim": histogram_baseline(
             *train,
             *test,
-            vocab_size=family.layout.vocab_sizes[0],
+            vocab_size=family.data_layout.vocab_sizes[0],
             num_classes=family.condition.num_classes,
         )
     }
     for name, choice in choices.items():
-        samples_NP = generator.sample(
+        tokens_NP = generator.sample(
             seed, labels=labels_N, batch_size=min(num_samples, 512), **choice
         )
+        samples_NP = generator.to_data(tokens_NP)
         scores[name] = score_samples(samples_NP, labels_N, train=train, test=test) | choice
     return scores
 

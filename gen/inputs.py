@@ -28,7 +28,7 @@ def open_data(config: Config, family: Family) -> Dataset:
             "encoder": "random",
         }
     dataset = open_dataset(
-        config.data.name, directory=config.data.dir, layout=family.layout, condition=wanted
+        config.data.name, directory=config.data.dir, layout=family.data_layout, condition=wanted
     )
     check_fits(dataset.manifest, family)
     for role in ("train", "valid", "test"):
@@ -42,10 +42,10 @@ def check_fits(manifest: Manifest, family: Family) -> None:
     """Raises `UserError`, naming both sides, unless the family can be trained on the data."""
     condition = family.condition
     if condition.kind == "class":
-        manifest.check_fits(family.layout, num_classes=condition.num_classes)
+        manifest.check_fits(family.data_layout, num_classes=condition.num_classes)
     else:
         shape = (condition.caption_length, condition.caption_dim)
-        manifest.check_fits(family.layout, caption=shape)
+        manifest.check_fits(family.data_layout, caption=shape)
 
 
 def class_names(dataset: Dataset, num_classes: int) -> list[str]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from gen import captions, pictures, schema, tokenizers
 from gen.api import Generator, load
 from gen.config import Parser, SampleConfig
-from gen.errors import UserError, ensure_writable, exit_on_user_error
+from gen.errors import UserError, ensure_writable, exit_on_user_error, note
 from gen.layouts import Layout
 
 
@@ -49,6 +49,9 @@ def save_samples(
 
     `images` are the pixels, uint8 `(N, H, W, 3)`; without them tokens are shown as gray levels.
     """
+    if images is None and layout.geometry != "grid":
+        note("no picture: tokens that are no grid need their tokenizer to be seen")
+        return
     if images is None:
         images = gray_images(tokens_NP, layout)
         if layout.vocab_sizes[0] > 256:
@@ -196,20 +199,21 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = open_tokenizer(args.tokenizer, layout) if args.tokenizer else None
     # The delay keeps a bar that never moved out of the way of an error message.
     with tqdm(total=len(prompts.names), unit="sample", desc="sampling", delay=0.5) as bar:
-        tokens_NP = generator.sample(
+        drawn = generator.draw(
             args.seed,
             **prompts.arguments,
             progress=lambda done: bar.update(done - bar.n),
             **settings,
         )
+    tokens_NP = drawn["tokens"]
     record = json.dumps({"run": args.run, "seed": args.seed, **settings})
     tokens_file, picture = (out.with_name(out.name + ending) for ending in (".npz", ".png"))
     np.savez(tokens_file, tokens=tokens_NP, **prompts.record, settings=record)
     images = save_pixels(out, tokens_NP, *tokenizer, keep=100) if tokenizer else None
     save_samples(
         picture,
-        tokens_NP[:100],
-        layout=layout,
+        generator.to_data(tokens_NP[:100]),
+        layout=generator.family.data_layout,
         labels=prompts.names[:100],
         title=f"guidance {settings['guidance']}, temperature {settings['temperature']:g}",
         images=images,

@@ -22,11 +22,12 @@ import numpy as np
 
 from gen import __version__, distributed, sharding
 from gen import config as configs
-from gen.api import Generator, count_parameters
+from gen.api import Generator
 from gen.config import Config
 from gen.data import Dataset
 from gen.errors import UserError, ensure_writable, exit_on_user_error
 from gen.evaluate import check_scores, evaluate, likelihood
+from gen.families.base import count_parameters
 from gen.inputs import class_names, open_data
 from gen.sample import save_samples
 from gen.schema import differences
@@ -228,12 +229,13 @@ def draw_samples(run: Run, generator: Generator) -> None:
     config, family = run.config, run.trainer.family
     settings, num_classes = dataclasses.asdict(config.sample), family.condition.num_classes
     labels_N = np.arange(100 if num_classes >= 10 else 10 * num_classes) % num_classes
-    samples_NP = generator.sample(config.train.seed, labels=labels_N, **settings)
+    tokens_NP = generator.sample(config.train.seed, labels=labels_N, **settings)
+    samples_NP = generator.to_data(tokens_NP)
     if not distributed.is_main():
         return
     names = class_names(run.dataset, num_classes)
     save_samples(
-        run.workdir / "samples.png", samples_NP, layout=family.layout,
+        run.workdir / "samples.png", samples_NP, layout=family.data_layout,
         labels=[names[label] for label in labels_N],
         title=f"step {config.train.steps}, guidance {settings['guidance']}",
     )  # fmt: skip

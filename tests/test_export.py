@@ -7,11 +7,11 @@ from flax import nnx
 from jax import export
 
 from gen import sharding
-from gen.api import abstract_model
 from gen.decoding import draws as drawing
 from gen.decoding.guidance import num_guided_steps
 from gen.decoding.tokens import token_sampling
 from gen.families import FAMILIES
+from gen.families.base import abstract_model
 from gen.training.state import Trainer
 from tests import tiny
 

@@ -3,8 +3,8 @@
 import pytest
 
 from gen import config as configs
-from gen.api import count_parameters
 from gen.families import FAMILIES
+from gen.families.base import count_parameters
 from tests import tiny
 
 # Counted on the reference implementation (FoundationVision/LlamaGen), 16384 ids, 1000 classes.

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from gen import tokenizers
 from gen.errors import UserError
-from gen.models.convolution import Conv, Series
+from gen.models.convolution import Conv
+from gen.models.layers import Series
 from gen.tokenizers import VQConfig, VQTokenizer
 from gen.tokenizers import files as tokenizer_files
 

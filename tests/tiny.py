@@ -14,8 +14,9 @@ import numpy as np
 from flax import nnx
 
 from gen import config as configs
-from gen.api import Generator, abstract_model
+from gen.api import Generator
 from gen.families import FAMILIES
+from gen.families.base import abstract_model
 
 ROOT = Path(__file__).parent.parent
 

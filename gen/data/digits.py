@@ -69,8 +69,11 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     return tokens_NP, labels_N
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder of the digits; it takes them from this package and downloads nothing."""
+class BuiltIn(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """TFDS builder of a dataset that is made from this package alone; it downloads nothing.
+
+    A subclass sets `description`, the manifest without splits, and defines `arrays`.
+    """
 
     # Nothing is downloaded, so there are no checksums to look for beside the code; TFDS 4.9.10
     # looks all the same, with importlib_resources, which it does not install.
@@ -78,51 +81,73 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(files.VERSION)
     RELEASE_NOTES = {files.VERSION: "First version."}  # noqa: RUF012 (TFDS reads it so)
 
+    description: Manifest
+
+    def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Tokens (N, P) and labels (N,) of each split, in their order."""
+        raise NotImplementedError
+
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{DESCRIPTION.source}. Licence: {DESCRIPTION.licence}.",
-            features=RecordSpec.of(DESCRIPTION).features(),
+            description=f"{self.description.source}. Licence: {self.description.licence}.",
+            features=RecordSpec.of(self.description).features(),
             supervised_keys=("tokens", "label"),
-            # With whole-number keys this keeps the order of the file.
+            # With whole-number keys this keeps the order of the arrays.
             disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
-        count = len(load_digits()[1])
-        return {
-            "train": self._generate_examples(0, NUM_TRAIN),
-            "test": self._generate_examples(NUM_TRAIN, count),
-        }
+        return {name: self._generate_examples(*arrays) for name, arrays in self.arrays().items()}
 
-    def _generate_examples(self, start: int, stop: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        spec = RecordSpec.of(DESCRIPTION)
+    def _generate_examples(
+        self, tokens_NP: np.ndarray, labels_N: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        spec = RecordSpec.of(self.description)
+        for index, (tokens_P, label) in enumerate(zip(tokens_NP, labels_N, strict=True)):
+            yield index, spec.encode({"tokens": tokens_P, "label": label})
+
+
+class Digits(BuiltIn):
+    """TFDS builder of the digits."""
+
+    description = DESCRIPTION
+
+    def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         tokens_NP, labels_N = load_digits()
-        for index in range(start, stop):
-            yield index, spec.encode({"tokens": tokens_NP[index], "label": labels_N[index]})
+        train, test = slice(NUM_TRAIN), slice(NUM_TRAIN, None)
+        return {
+            "train": (tokens_NP[train], labels_N[train]),
+            "test": (tokens_NP[test], labels_N[test]),
+        }
 
 
 def prepare_digits(directory: str | os.PathLike[str] | None = None) -> Path:
-    """Makes the digits under a data directory, unless they are there, and returns their folder.
+    """Makes the digits under a data directory, unless they are there, and returns their folder."""
+    return prepare(Digits, directory)
+
+
+def prepare(builder: type[BuiltIn], directory: str | os.PathLike[str] | None = None) -> Path:
+    """Makes a built-in dataset under a data directory, unless it is there; returns its folder.
 
     Several processes may do this at once: each prepares its own copy, the first to finish
     renames it into place, and the others use that one.
     """
-    root = files.data_root(directory)
-    destination = root / NAME / files.VERSION
+    root, description = files.data_root(directory), builder.description
+    destination = root / description.name / files.VERSION
     if destination.is_dir():
         return destination
     load_digits()
-    with files.staging(root, NAME) as stage, _quiet():
-        builder = Digits(data_dir=str(stage), file_format="array_record")
-        builder.download_and_prepare(
+    with files.staging(root, description.name) as stage, _quiet():
+        made = builder(data_dir=str(stage), file_format="array_record")
+        made.download_and_prepare(
             download_dir=str(stage / "downloads"),
             download_config=tfds.download.DownloadConfig(try_download_gcs=False, num_shards=1),
         )
-        built = Path(builder.data_dir)
-        lengths = {name: list(info.shard_lengths) for name, info in builder.info.splits.items()}
-        seal(built, DESCRIPTION, lengths)
+        built = Path(made.data_dir)
+        lengths = {name: list(info.shard_lengths) for name, info in made.info.splits.items()}
+        seal(built, description, lengths)
         files.install(built, destination)
     return destination
 

@@ -16,6 +16,8 @@ from typing import Any
 from gen.errors import UserError
 
 VERSION = "1.0.0"
+# Made from this package on first use, see `reader.open_dataset`.
+BUILT_IN = ("digits", "digits_video")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def open_dataset(
     read later is checked when it is read.
 
     Args:
-      name: `digits` (made on first use), `random` (made up, of the given layout and condition),
+      name: `digits` or `digits_video` (made on first use), `random` (made up, of the given layout and condition),
         or the name under which `write_dataset` wrote it; its latest version is opened.
       directory: data directory; None for `$GEN_DATA_DIR` or `~/.cache/gen/data`.
       verify: `auto` as above, `hash` to check the hashes of a large dataset also, or `size` to
@@ -57,10 +58,8 @@ def open_dataset(
         return random_dataset(layout, condition)
     files.check_name(name)
     root = files.data_root(directory)
-    if name == "digits":
-        from gen.data.digits import prepare_digits
-
-        prepare_digits(root)
+    if name in files.BUILT_IN:
+        _prepare_built_in(name, root)
     version = files.latest_version(root / name)
     if version is None:
         raise UserError(
@@ -75,6 +74,18 @@ def open_dataset(
     few = sum(manifest.splits.values()) <= SMALL_RECORDS
     _probe(dataset, everything=verify != "size" and small and few)
     return dataset
+
+
+def _prepare_built_in(name: str, root: Path) -> None:
+    """Makes a dataset of `files.BUILT_IN`, whose modules need TFDS."""
+    if name == "digits":
+        from gen.data.digits import prepare_digits
+
+        prepare_digits(root)
+    else:
+        from gen.data.digits_video import prepare_digits_video
+
+        prepare_digits_video(root)
 
 
 def _probe(dataset: Dataset, *, everything: bool) -> None:

@@ -21,7 +21,7 @@ from gen.data.records import BadRecord, RecordSpec
 from gen.errors import UserError
 from gen.layouts import Layout
 
-RESERVED_NAMES = ("digits", "random")
+RESERVED_NAMES = (*files.BUILT_IN, "random")
 _SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx, struct
+from flax import nnx, struct, traverse_util
 
 from gen.decoding import cached, draws, tokens
 from gen.decoding.cached import Sampled
@@ -27,6 +27,7 @@ from gen.decoding.plan import Now, Plan
 from gen.errors import UserError
 from gen.layouts import Layout
 from gen.models.conditioning import ConditionConfig, Prompt
+from gen.models.layers import Buffer
 
 
 @struct.dataclass
@@ -63,6 +64,19 @@ class Family(abc.ABC):
     def __init__(self, config: Any):
         self.config = config
         self.groups = {}
+
+    @property
+    def data_layout(self) -> Layout:
+        """What a sample of the data is; another than `layout` if the model makes its tokens."""
+        return self.layout
+
+    def from_data(self, model: nnx.Module, data: jax.Array) -> jax.Array:
+        """The tokens of data of `data_layout`."""
+        return data
+
+    def to_data(self, model: nnx.Module, tokens_BP: jax.Array) -> jax.Array:
+        """What tokens stand for, of `data_layout`."""
+        return tokens_BP
 
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
@@ -155,7 +169,8 @@ class Family(abc.ABC):
         if self.condition.drop_rate:
             drop_B = jax.random.bernoulli(drop_key, self.condition.drop_rate, (rows,))
         condition = {name: batch[name] for name in self.condition_fields}
-        nll = self.nll(model, batch["tokens"], condition, drop_B=drop_B, key=noise_key)
+        tokens = self.from_data(model, batch["tokens"])
+        nll = self.nll(model, tokens, condition, drop_B=drop_B, key=noise_key)
         # Per sample first: one long float32 sum would lose digits that depend on the mesh.
         loss = jnp.mean(jnp.mean(nll.reshape(rows, -1), axis=1))
         return loss, {f"nll/{name}": jnp.mean(nll[:, part]) for name, part in self.groups.items()}
@@ -211,3 +226,16 @@ def with_prompt(prompt: Prompt, x_BWD: jax.Array, feed_W: jax.Array) -> jax.Arra
     x_QWD = jnp.tile(x_BWD, (prompt.x_BTD.shape[0] // x_BWD.shape[0], 1, 1))
     cond_QWD = prompt.x_BTD[:, jnp.minimum(feed_W, num_cond - 1)]
     return jnp.where((feed_W < num_cond)[:, None], cond_QWD, x_QWD)
+
+
+def abstract_model(family: Family, *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+    """The family's module with shapes in place of arrays; costs no memory."""
+    return nnx.eval_shape(lambda: family.build(nnx.Rngs(0), dtype=dtype))
+
+
+def count_parameters(family: Family) -> int:
+    """Number of trained parameters, by shapes alone; stored buffers do not count."""
+    model = abstract_model(family)
+    every = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model)))
+    buffers = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model, Buffer)))
+    return sum(leaf.size for path, leaf in every.items() if path not in buffers)

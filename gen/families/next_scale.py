@@ -22,7 +22,7 @@ from gen.decoding.cached import Sampled
 from gen.decoding.plan import Now, Plan, Step, group
 from gen.errors import UserError
 from gen.families.base import DecodeState, Family
-from gen.layouts import Layout
+from gen.layouts import Layout, grid
 from gen.models.adaln import AdaLNConfig, AdaLNHead, block_map
 from gen.models.backbone import Backbone
 from gen.models.conditioning import ConditionConfig, Prompt
@@ -32,15 +32,41 @@ from gen.models.residual_quantizer import QuantizerConfig, ResidualQuantizer
 
 @dataclasses.dataclass(frozen=True)
 class NextScaleConfig:
-    """A VAR model: the quantiser that its tokens come from, classes, and blocks."""
+    """A VAR model.
+
+    Attributes:
+      quantizer: what its tokens come from.
+      condition: classes.
+      backbone: blocks.
+      gray_levels: the data are images of so many gray levels, of which the model makes the tokens
+        itself, with fixed codes that lie evenly over their differences; 0: the data are tokens.
+    """
 
     quantizer: QuantizerConfig
     condition: ConditionConfig
     backbone: AdaLNConfig
+    gray_levels: int = 0
 
     def __post_init__(self) -> None:
+        if self.gray_levels and (self.quantizer.codebook_dim != 1 or self.quantizer.mixing):
+            raise UserError("gray levels need a quantizer with codebook_dim 1 and mixing 0")
+        if self.gray_levels and self.code_gap >= 1:
+            raise UserError(
+                f"{self.quantizer.codebook_size} codes are too few for {self.gray_levels} gray "
+                "levels: images could not be told from their tokens"
+            )
         if self.condition.kind != "class":
             raise UserError("this family is conditioned on classes: condition.kind must be class")
+
+    @property
+    def code_reach(self) -> float:
+        """Largest code for gray levels: a quarter beyond their differences, as enlarging is."""
+        return 1.25 * (self.gray_levels - 1)
+
+    @property
+    def code_gap(self) -> float:
+        """Distance of two codes for gray levels; below 1, rounding gives the image back."""
+        return 2 * self.code_reach / (self.quantizer.codebook_size - 1)
 
     def shrunken(self) -> NextScaleConfig:
         """The same model small enough to compile and run in seconds, for `:debug`."""
@@ -102,10 +128,13 @@ class NextScaleModel(nnx.Module):
         options = {"dtype": dtype, "rngs": rngs}
         self.condition = ScaleCondition(config, **options)
         self.quantizer = ResidualQuantizer(quantizer, variable=Buffer, rngs=rngs)
+        if config.gray_levels:
+            reach, count = config.code_reach, quantizer.codebook_size
+            self.quantizer.codebook[...] = jnp.linspace(-reach, reach, count)[:, None]
         self.latents = linear(quantizer.codebook_dim, width, std=std, bias=True, **options)
         self.levels = embedding(len(quantizer.scales), width, std=std, **options)
-        count = quantizer.bounds[-1]
-        self.positions = nnx.Param(std * jax.random.normal(rngs.params(), (count, width)))
+        slots = quantizer.bounds[-1]
+        self.positions = nnx.Param(std * jax.random.normal(rngs.params(), (slots, width)))
         self.backbone = Backbone(backbone, **options)
         self.head = AdaLNHead(
             width, quantizer.codebook_size, eps=backbone.norm_eps, std=std, **options
@@ -138,6 +167,25 @@ class NextScale(Family):
 
     def build(self, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> NextScaleModel:
         return NextScaleModel(self.config, dtype=dtype, rngs=rngs)
+
+    @property
+    def data_layout(self) -> Layout:
+        if not self.config.gray_levels:
+            return self.layout
+        return grid(*self.config.quantizer.size, self.config.gray_levels)
+
+    def from_data(self, model: NextScaleModel, data: jax.Array) -> jax.Array:
+        if not self.config.gray_levels:
+            return data
+        size = self.config.quantizer.size
+        return model.quantizer.encode(data.reshape(-1, *size, 1).astype(jnp.float32))
+
+    def to_data(self, model: NextScaleModel, tokens_BP: jax.Array) -> jax.Array:
+        if not self.config.gray_levels:
+            return tokens_BP
+        gray_BHWC = jnp.rint(model.quantizer.accumulate(tokens_BP))
+        gray_BHWC = jnp.clip(gray_BHWC, 0, self.config.gray_levels - 1)
+        return gray_BHWC.reshape(len(tokens_BP), -1).astype(jnp.int32)
 
     def inputs(self, model: NextScaleModel, tokens_BP: jax.Array, prompt: Prompt) -> jax.Array:
         x_BSD = model.latents(model.quantizer.inputs(tokens_BP))

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from flax import nnx, traverse_util
 
-from gen.api import Generator, abstract_model
+from gen.api import Generator
 from gen.config import Config
 from gen.errors import UserError
 from gen.families import FAMILIES
+from gen.families.base import abstract_model
 from gen.published.tables import Entry
 from gen.tokenizers import Tokenizer
 

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gen.api import Generator, abstract_model
+from gen.api import Generator
 from gen.config import Config, DataConfig, OptimConfig, SampleConfig, TrainConfig
 from gen.decoding.draws import RecordedDraws
 from gen.decoding.tokens import filter_logits, token_sampling
 from gen.errors import UserError
+from gen.families.base import abstract_model
 from gen.families.next_scale import NextScaleConfig
 from gen.models.adaln import AdaLNConfig
 from gen.models.conditioning import ConditionConfig

@@ -1,0 +1,102 @@
+"""Moving digits: short clips made of the UCI handwritten digits that ship with this package.
+
+Axes: N digits or clips, T frames, H and W height and width of a frame, P = T * H * W tokens,
+Y and X height and width of a digit.
+
+A clip shows one digit that moves in a straight line, one cell per frame, over a canvas of 17
+gray levels; a token is a cell. The outer columns of the 8x8 digits hold 0.3 % of their ink and
+are left out. Training clips show training digits, test clips test digits: the clips of digit i
+are the records `i * CLIPS_PER_DIGIT[split]` and on, so that a slice of a split separates digits.
+
+This module needs TFDS, so it is imported only when the clips are asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gen.data.digits import NUM_TRAIN, BuiltIn, load_digits, prepare
+from gen.data.digits import DESCRIPTION as DIGITS
+from gen.data.manifest import Manifest
+from gen.layouts import grid
+
+NAME = "digits_video"
+FRAMES, HEIGHT, WIDTH = 3, 10, 8
+COLUMNS = slice(1, 7)  # of a digit: the columns that are shown
+CLIPS_PER_DIGIT = {"train": 4, "test": 1}
+SEED = 0
+# (down, right) cells per frame. None leads up or left on the whole: families that decode from the
+# top left corner of all frames at once would have to place a digit in a frame before they see it
+# in the frame before.
+VELOCITIES = ((0, 1), (1, 0), (1, 1), (1, -1), (-1, 1))
+DESCRIPTION = Manifest(
+    name=NAME,
+    layout=grid(HEIGHT, WIDTH, 17, frames=FRAMES),
+    condition=DIGITS.condition,
+    splits={},
+    tokenizer=DIGITS.tokenizer,
+    licence=DIGITS.licence,
+    source=f"{DIGITS.source}; moved over a canvas",
+)
+
+
+@functools.cache
+def paths() -> np.ndarray:
+    """All straight paths that keep a digit on the canvas: int64 (K, T, 2) of its top left cell.
+
+    Each is a start and one of `VELOCITIES`.
+    """
+    room = np.array([HEIGHT - 8, WIDTH - 6])
+    starts = list(itertools.product(range(room[0] + 1), range(room[1] + 1)))
+    time_T1 = np.arange(FRAMES)[:, None]
+    every = [np.array(s) + time_T1 * np.array(v) for s in starts for v in VELOCITIES]
+    return np.array([path for path in every if ((path >= 0) & (path <= room)).all()])
+
+
+def make_clips(digits_NYX: np.ndarray, *, each: int, seed: int) -> np.ndarray:
+    """Clips of the given digits, each digit along `each` different paths drawn by the seed.
+
+    Args:
+      digits_NYX: uint8 (N, 8, 8) of 0..16.
+      each: clips of a digit, at most `len(paths())`.
+      seed: key of the paths.
+
+    Returns:
+      uint8 (N * each, P) of 0..16, clips of one digit side by side.
+    """
+    rng = np.random.default_rng(seed)
+    clips = []
+    for digit_YX in digits_NYX[:, :, COLUMNS]:
+        for path in paths()[rng.permutation(len(paths()))[:each]]:
+            clip_THW = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
+            for frame_HW, (top, left) in zip(clip_THW, path):
+                frame_HW[top : top + digit_YX.shape[0], left : left + digit_YX.shape[1]] = digit_YX
+            clips.append(clip_THW.reshape(-1))
+    return np.stack(clips)
+
+
+class DigitsVideo(BuiltIn):
+    """TFDS builder of the clips."""
+
+    description = DESCRIPTION
+
+    def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        tokens_NP, labels_N = load_digits()
+        digits_NYX = tokens_NP.reshape(-1, 8, 8)
+        parts = {"train": slice(NUM_TRAIN), "test": slice(NUM_TRAIN, None)}
+        arrays = {}
+        for number, (split, part) in enumerate(parts.items()):
+            each = CLIPS_PER_DIGIT[split]
+            clips_NP = make_clips(digits_NYX[part], each=each, seed=SEED + number)
+            arrays[split] = clips_NP, labels_N[part].repeat(each)
+        return arrays
+
+
+def prepare_digits_video(directory: str | os.PathLike[str] | None = None) -> Path:
+    """Makes the clips under a data directory, unless they are there, and returns their folder."""
+    return prepare(DigitsVideo, directory)
