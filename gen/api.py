@@ -22,6 +22,7 @@ from gen import config as configs
 from gen import schema, sharding
 from gen.checks import Captions, check_captions, check_labels, check_tokens
 from gen.config import Config
+from gen.data.pipeline import padded_batches
 from gen.decoding import draws as drawing
 from gen.decoding.guidance import num_guided_steps
 from gen.decoding.tokens import token_sampling
@@ -157,15 +158,12 @@ class Generator:
         settings = {"num_guided": num_guided_steps(scale_N), "keep_logits": keep_logits}
         run = self._program("sample", functools.partial(_sample, options=chosen, **settings))
         done = []
-        for start in range(0, total, batch_size):
-            rows = np.arange(start, start + batch_size)
-            # The last batch is filled up with repeats, so that one program serves all.
-            batch = {name: array[np.minimum(rows, total - 1)] for name, array in condition.items()}
+        for rows, batch in padded_batches(condition, batch_size):
             noise = drawing.keyed(seed, rows) if draws is None else draws
             done.append(run(self.params, self._put(batch), noise, scale_N, sampling))
             if progress:
                 jax.block_until_ready(done[-1])
-                progress(min(start + batch_size, total))
+                progress(min(int(rows[-1]) + 1, total))
         return {
             name: np.concatenate([np.asarray(part[name]) for part in done])[:total]
             for name in done[0]

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gen.data.digits import NUM_TRAIN, BuiltIn, load_digits, prepare
 from gen.data.digits import DESCRIPTION as DIGITS
+from gen.data.digits import NUM_TRAIN, BuiltIn, load_digits, prepare
 from gen.data.manifest import Manifest
 from gen.layouts import grid
 

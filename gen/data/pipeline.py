@@ -220,3 +220,13 @@ def _check_sizes(source: Split, batch_size: int, host: int, num_hosts: int) -> N
         raise UserError(
             f"the batch size {batch_size} is not a positive multiple of the {num_hosts} hosts"
         )
+
+
+def padded_batches(
+    arrays: dict[str, np.ndarray], batch_size: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Row numbers and rows, so many at a time; the last ones repeat the last row to fill up."""
+    total = len(next(iter(arrays.values())))
+    for start in range(0, total, batch_size):
+        rows = np.arange(start, start + batch_size)
+        yield rows, {name: array[np.minimum(rows, total - 1)] for name, array in arrays.items()}

@@ -39,8 +39,9 @@ def open_dataset(
     read later is checked when it is read.
 
     Args:
-      name: `digits` or `digits_video` (made on first use), `random` (made up, of the given layout and condition),
-        or the name under which `write_dataset` wrote it; its latest version is opened.
+      name: `digits` or `digits_video` (made on first use), `random` (made up, of the given
+        layout and condition), or the name under which `write_dataset` wrote it; its latest
+        version is opened.
       directory: data directory; None for `$GEN_DATA_DIR` or `~/.cache/gen/data`.
       verify: `auto` as above, `hash` to check the hashes of a large dataset also, or `size` to
         check sizes and a thousand records only.

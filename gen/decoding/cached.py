@@ -146,6 +146,21 @@ def _scatter(
     return all_BPV.at[:, phase.target_NR.reshape(-1)].set(rows_BTV, mode="drop")
 
 
+def _per_step(plan: Plan, phase: Phase, scale_N: jax.Array) -> dict[str, Any]:
+    """What differs from step to step of a phase, each with the steps in front."""
+    values = {
+        "feed_W": phase.feed_NW,
+        "read_R": phase.read_NR,
+        "target_R": phase.target_NR,
+        "index": phase.first_step + np.arange(phase.num_steps, dtype=np.int32),
+        "mask_WT": plan.mask_rows(phase.feed_NW, phase.cache_length),
+        "scale": scale_N,
+    }
+    if plan.rope_S2C is not None:
+        values["rope_W2C"] = plan.rope_S2C[phase.feed_NW]
+    return values
+
+
 def _run_phase(
     family: Sequential,
     model: nnx.Module,
@@ -163,17 +178,7 @@ def _run_phase(
     keep_logits: bool,
 ) -> tuple[list, Any, jax.Array | None]:
     """All steps of one phase; returns the caches, the family's state and any logits kept."""
-    plan = family.plan
-    per_step = {
-        "feed_W": phase.feed_NW,
-        "read_R": phase.read_NR,
-        "target_R": phase.target_NR,
-        "index": phase.first_step + np.arange(phase.num_steps, dtype=np.int32),
-        "mask_WT": plan.mask_rows(phase.feed_NW, phase.cache_length),
-        "scale": scale_N,
-    }
-    if plan.rope_S2C is not None:
-        per_step["rope_W2C"] = plan.rope_S2C[phase.feed_NW]
+    plan, per_step = family.plan, _per_step(family.plan, phase, scale_N)
 
     def one_step(carry: tuple, values: dict[str, Any]) -> tuple[tuple, jax.Array | None]:
         caches, state = carry
