@@ -127,8 +127,7 @@ class Generator:
 
         Args:
           seed: an int or a typed PRNG key.
-          num: how many; by default one per label or caption. A class model without labels takes
-            the classes in turn.
+          num: how many; one per label or caption by default. Without labels: classes in turn.
           labels: int `(B,)`; -1 is no class, where the model has a null class.
           captions: features `(B, T, C)` and validity `(B, T)` or none.
           guidance: the number that the published code takes; none is unguided.
@@ -143,8 +142,8 @@ class Generator:
           options: the family's own (its `Options`), such as `more_smooth=True`.
 
         Returns:
-          `tokens` int32 `(B, P)`; `latents` float32 `(B, H, W, C)` of families that add up one;
-          `logits` float32 `(B, P, V)` if asked for.
+          `tokens` int32 `(B, P)`, `latents` float32 `(B, H, W, C)` of families that add up one,
+          `logits` float32 `(B, P, V)` if kept.
 
         Raises:
           UserError: a setting is out of range, unknown, or does not fit the model.
@@ -152,11 +151,11 @@ class Generator:
         sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
         scale_N = self.family.scales(guidance, guidance_interval)
         chosen = schema.build(self.family.Options, options, "options of sampling")
+        static = {"num_guided": num_guided_steps(scale_N), "keep_logits": keep_logits}
         condition = self._condition(num, labels, captions)
         total = len(next(iter(condition.values())))
         batch_size = min(batch_size, total) if draws is None else total
-        settings = {"num_guided": num_guided_steps(scale_N), "keep_logits": keep_logits}
-        run = self._program("sample", functools.partial(_sample, options=chosen, **settings))
+        run = self._program("sample", functools.partial(_sample, options=chosen, **static))
         done = []
         for rows, batch in padded_batches(condition, batch_size):
             noise = drawing.keyed(seed, rows) if draws is None else draws
@@ -164,10 +163,7 @@ class Generator:
             if progress:
                 jax.block_until_ready(done[-1])
                 progress(min(int(rows[-1]) + 1, total))
-        return {
-            name: np.concatenate([np.asarray(part[name]) for part in done])[:total]
-            for name in done[0]
-        }
+        return {name: joined(done, name)[:total] for name in done[0]}
 
     def from_data(self, data: np.ndarray) -> np.ndarray:
         """The model's tokens of data as datasets hold them, where these differ (see `Family`)."""
@@ -244,6 +240,11 @@ class Generator:
             function = functools.partial(body, self.family, self._graphdef)
             self._compiled[key] = jax.jit(function, out_shardings=whole)
         return self._compiled[key]
+
+
+def joined(parts: list[dict[str, jax.Array]], name: str) -> np.ndarray:
+    """One entry of all parts, on the host, one after the other."""
+    return np.concatenate([np.asarray(part[name]) for part in parts])
 
 
 def _sample(
