@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
             "model": {
                 "gray_levels": 17,
                 "quantizer": {
-                    "codebook_size": 43,
+                    "codebook_size": 41,  # a gray level apart, from -20 to 20
                     "codebook_dim": 1,
                     "scales": ((1, 1), (2, 2), (4, 4), (8, 8)),
                     "mixing": 0.0,
@@ -29,8 +29,9 @@ def get_config() -> ConfigDict:
                 "backbone": {
                     "depth": 4,
                     "width": 64,
-                    "heads": 4,
-                    "gate_init": 0.5,
+                    "heads": 8,
+                    "init_std": 0.1,
+                    "gate_init": 1.0,
                     "unroll": 4,
                     "token_dropout": 0.1,
                     "dropout": 0.1,

@@ -18,34 +18,56 @@ from tests import tiny
 PLATFORMS = ("tpu", "cuda")
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("text", [False, True])
-def test_train_step_exports(dtype, text):
-    config = tiny.config(**(tiny.text() if text else {}), **{"train.dtype": dtype})
-    trainer = Trainer(config, sharding.make_mesh(config.mesh, batch_size=8))
-    shapes = {"tokens": jax.ShapeDtypeStruct((8, 12), np.int32)}
-    if text:
-        shapes["caption"] = jax.ShapeDtypeStruct((8, 6, 7), np.float32)
-        shapes["caption_valid"] = jax.ShapeDtypeStruct((8, 6), bool)
+FAMILY_CASES = {
+    "next token": {},
+    "next token, text": tiny.text(),
+    "next neighbour": tiny.neighbours(),
+    "next neighbour, video": tiny.neighbours(
+        **{"model.grid": [2, 3, 2], "model.positions": "learned", "model.backbone.depth": 3}
+    ),
+    "next scale": tiny.scales(),
+    "next scale, shared": tiny.scales(**{"model.backbone.shared": True}),
+}
+
+
+def shapes_of(family, rows):
+    """A batch of this family's data, without data."""
+    condition, shapes = family.condition, {}
+    if condition.kind == "text":
+        size = (rows, condition.caption_length)
+        shapes["caption"] = jax.ShapeDtypeStruct((*size, condition.caption_dim), np.float32)
+        shapes["caption_valid"] = jax.ShapeDtypeStruct(size, bool)
     else:
-        shapes["label"] = jax.ShapeDtypeStruct((8,), np.int32)
+        shapes["label"] = jax.ShapeDtypeStruct((rows,), np.int32)
+    return shapes
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("case", FAMILY_CASES)
+def test_train_step_exports(dtype, case):
+    config = tiny.config(**FAMILY_CASES[case], **{"train.dtype": dtype})
+    trainer = Trainer(config, sharding.make_mesh(config.mesh, batch_size=8))
+    shapes = shapes_of(trainer.family, 8)
+    sample_shape = trainer.family.layout.sample_shape
+    shapes["tokens"] = jax.ShapeDtypeStruct((8, *sample_shape), np.int32)
     state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), trainer.abstract)
     exported = export.export(jax.jit(trainer.step), platforms=PLATFORMS)(state, shapes)
     assert exported.platforms == PLATFORMS
     assert len(exported.mlir_module_serialized) > 1000
 
 
+@pytest.mark.parametrize("case", FAMILY_CASES)
 @pytest.mark.parametrize("guidance", [None, 2.0])
-def test_sampler_exports(guidance):
-    config = tiny.config()
+def test_sampler_exports(guidance, case):
+    config = tiny.config(**FAMILY_CASES[case])
     family = FAMILIES[config.family](config.model)
     scale_N = family.scales(guidance)
     graphdef, shapes = nnx.split(abstract_model(family))
 
-    def sample(params, label_B, key, sample_B):
+    def sample(params, condition, key, sample_B):
         state, _ = family.sample(
             nnx.merge(graphdef, params),
-            {"label": label_B},
+            condition,
             draws=drawing.KeyedDraws(key, sample_B),
             scale_N=scale_N,
             num_guided=num_guided_steps(scale_N),
@@ -55,10 +77,10 @@ def test_sampler_exports(guidance):
 
     arguments = (
         nnx.to_pure_dict(shapes),
-        jax.ShapeDtypeStruct((4,), np.int32),
+        shapes_of(family, 4),
         jax.eval_shape(lambda: jax.random.key(0)),
         jax.ShapeDtypeStruct((4,), np.uint32),
     )
     exported = export.export(jax.jit(sample), platforms=PLATFORMS)(*arguments)
-    assert exported.out_avals[0].shape == (4, 12)
+    assert exported.out_avals[0].shape == (4, *family.layout.sample_shape)
     assert len(exported.serialize()) > 1000

@@ -55,6 +55,41 @@ def report(mesh_text: str) -> dict:
     }  # fmt: skip
 
 
+def few_losses(mesh_text: str, overrides: dict) -> list[float]:
+    """Losses of two steps of any family on random tokens."""
+    sizes = [int(size) for size in mesh_text.split("x")]
+    config = tiny.config(**overrides, mesh=dict(zip(sharding.AXES, sizes, strict=True)))
+    mesh = sharding.make_mesh(config.mesh, batch_size=ROWS, num_devices=int(np.prod(sizes)))
+    trainer = Trainer(config, mesh)
+    layout, rng, losses = trainer.family.layout, np.random.default_rng(0), []
+    with jax.set_mesh(mesh):
+        state, step = trainer.init(), trainer.jit_step()
+        for _ in range(2):
+            tokens = rng.integers(0, layout.vocab_sizes[0], (ROWS, *layout.sample_shape))
+            rows = {"tokens": tokens.astype(np.int32), "label": np.arange(ROWS, dtype=np.int32) % 5}
+            state, metrics = step(state, jax.device_put(rows, sharding.batch_sharding(mesh)))
+            losses.append(float(metrics["loss"]))
+    return losses
+
+
+OTHERS = {
+    "video": tiny.neighbours(
+        **{"model.grid": [2, 3, 2], "model.positions": "learned", "model.backbone.depth": 3}
+    ),
+    "scales": tiny.scales(),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_families_agree(case):
+    run = tiny.run_module("tests.test_mesh", case, devices=8)
+    assert run.returncode == 0, run.stderr[-3000:]
+    one, many = np.array(json.loads(run.stdout.splitlines()[-1]))
+    np.testing.assert_allclose(many[0], one[0], rtol=1e-6)
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+    assert one[0] != one[-1]
+
+
 @pytest.fixture(scope="module")
 def reports():
     run = tiny.run_module("tests.test_mesh", *MESHES, devices=8)
@@ -92,4 +127,8 @@ def test_axes_that_do_not_divide_move():
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: report(name) for name in sys.argv[1:]}))
+    if sys.argv[1] in OTHERS:
+        found = [few_losses(name, OTHERS[sys.argv[1]]) for name in ("1x1x1", "2x2x2")]
+    else:
+        found = {name: report(name) for name in sys.argv[1:]}
+    print(json.dumps(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -42,7 +43,7 @@ def values(**overrides: Any) -> dict[str, Any]:
             "save_every": 2,
         },
     }
-    for dotted, value in overrides.items():
+    for dotted, value in copy.deepcopy(overrides).items():
         *groups, name = dotted.split(".")
         target = fields
         for group in groups:
@@ -77,14 +78,28 @@ def neighbours(**overrides: Any) -> dict[str, Any]:
     return {"family": "next_neighbour", **overrides}
 
 
+def scales(**overrides: Any) -> dict[str, Any]:
+    """Overrides that make the tiny model a next-scale model of 1 + 4 + 12 tokens."""
+    model = {
+        "quantizer": {
+            "codebook_size": 11,
+            "codebook_dim": 3,
+            "scales": [[1, 1], [2, 2], [3, 4]],
+            "num_mixers": 2,
+        },
+        "condition": {"kind": "class", "num_classes": 5},
+        "backbone": {"depth": 2, "width": 32, "heads": 4, "gate_init": 1.0, "init_std": 0.1},
+    }
+    return {"family": "next_scale", "model": model, **overrides}
+
+
 def random_params(family: Any, seed: int = 0, scale: float = 0.15) -> dict[str, Any]:
     """Parameters with every entry random: a head that starts at zero would hide everything."""
     shapes = nnx.to_pure_dict(nnx.state(abstract_model(family)))
     leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [
-        scale * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
-    ]
+    # NumPy's numbers: JAX would compile a program for each shape.
+    rng = np.random.default_rng(seed)
+    drawn = [np.float32(scale) * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
     params = jax.tree.unflatten(tree, drawn)
     # Norm scales lie around one, as in a trained model.
     return jax.tree_util.tree_map_with_path(

@@ -60,7 +60,8 @@ def mixers(vae):
         return []
     count = vae["share_quant_resi"]
     if count == 0:
-        return [f"quantize.quant_resi.{k}" for k in range(len(vae["v_patch_nums"]))]
+        count = vae["default_qresi_counts"] or len(vae["v_patch_nums"])
+        return [f"quantize.quant_resi.{k}" for k in range(count)]
     if count == 1:
         return ["quantize.quant_resi.qresi"]
     return [f"quantize.quant_resi.qresi_ls.{k}" for k in range(count)]
@@ -72,7 +73,7 @@ def weights(config, seed):
     found = {}
     for name, shape in shapes(config).items():
         std = 0.3 if len(shape) < 2 else math.prod(shape[1:]) ** -0.5
-        std = 0.7 if name.endswith(("embedding.weight", "head.weight", "scale_mul_1H11")) else std
+        std = 0.7 if name.endswith(("embedding.weight", "scale_mul_1H11")) else std
         found[name] = (std * rng.normal(size=shape)).astype(np.float32)
         if name.endswith("scale_mul_1H11"):
             found[name] += np.float32(1.5)

@@ -23,11 +23,17 @@ from gen.decoding.plan import Now, Plan, Step, group
 from gen.errors import UserError
 from gen.families.base import DecodeState, Family
 from gen.layouts import Layout, grid
-from gen.models.adaln import AdaLNConfig, AdaLNHead, block_map
+from gen.models.adaln import AdaLNConfig, AdaLNHead, shared_map
 from gen.models.backbone import Backbone
 from gen.models.conditioning import ConditionConfig, Prompt
 from gen.models.layers import Buffer, embedding, linear
 from gen.models.residual_quantizer import QuantizerConfig, ResidualQuantizer
+
+
+# Codes for gray levels, whose latents differ by 2 at most, reach a quarter further: enlarging
+# overshoots. A little less than that, so that codes one level apart lie just below one apart and
+# nothing lies half-way between two: for 17 levels, 41 codes.
+CODE_REACH = 2.4999
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,8 @@ class NextScaleConfig:
       condition: classes.
       backbone: blocks.
       gray_levels: the data are images of so many gray levels, of which the model makes the tokens
-        itself, with fixed codes that lie evenly over their differences; 0: the data are tokens.
+        itself: levels become latents from -1 to 1, and fixed codes lie evenly over their
+        differences. 0: the data are tokens.
     """
 
     quantizer: QuantizerConfig
@@ -59,14 +66,9 @@ class NextScaleConfig:
             raise UserError("this family is conditioned on classes: condition.kind must be class")
 
     @property
-    def code_reach(self) -> float:
-        """Largest code for gray levels: a quarter beyond their differences, as enlarging is."""
-        return 1.25 * (self.gray_levels - 1)
-
-    @property
     def code_gap(self) -> float:
-        """Distance of two codes for gray levels; below 1, rounding gives the image back."""
-        return 2 * self.code_reach / (self.quantizer.codebook_size - 1)
+        """Distance of two codes in gray levels; below 1, rounding gives the image back."""
+        return CODE_REACH * (self.gray_levels - 1) / (self.quantizer.codebook_size - 1)
 
     def shrunken(self) -> NextScaleConfig:
         """The same model small enough to compile and run in seconds, for `:debug`."""
@@ -107,7 +109,7 @@ class ScaleCondition(nnx.Module):
         first = int(np.prod(config.quantizer.scales[0]))
         drawn_RD = jax.random.normal(rngs.params(), (first, backbone.width))
         self.start = nnx.Param(backbone.std * drawn_RD)
-        self.shared = block_map(backbone, **options) if backbone.shared else None
+        self.shared = shared_map(backbone, **options) if backbone.shared else None
 
     def __call__(self, batch: dict[str, jax.Array], drop_B: jax.Array | None = None) -> Prompt:
         label_B = batch["label"]
@@ -129,8 +131,8 @@ class NextScaleModel(nnx.Module):
         self.condition = ScaleCondition(config, **options)
         self.quantizer = ResidualQuantizer(quantizer, variable=Buffer, rngs=rngs)
         if config.gray_levels:
-            reach, count = config.code_reach, quantizer.codebook_size
-            self.quantizer.codebook[...] = jnp.linspace(-reach, reach, count)[:, None]
+            codes_V = jnp.linspace(-CODE_REACH, CODE_REACH, quantizer.codebook_size)
+            self.quantizer.codebook[...] = codes_V[:, None]
         self.latents = linear(quantizer.codebook_dim, width, std=std, bias=True, **options)
         self.levels = embedding(len(quantizer.scales), width, std=std, **options)
         slots = quantizer.bounds[-1]
@@ -177,14 +179,15 @@ class NextScale(Family):
     def from_data(self, model: NextScaleModel, data: jax.Array) -> jax.Array:
         if not self.config.gray_levels:
             return data
-        size = self.config.quantizer.size
-        return model.quantizer.encode(data.reshape(-1, *size, 1).astype(jnp.float32))
+        z_BHWC = data.reshape(-1, *self.config.quantizer.size, 1).astype(jnp.float32)
+        return model.quantizer.encode(2 * z_BHWC / (self.config.gray_levels - 1) - 1)
 
     def to_data(self, model: NextScaleModel, tokens_BP: jax.Array) -> jax.Array:
         if not self.config.gray_levels:
             return tokens_BP
-        gray_BHWC = jnp.rint(model.quantizer.accumulate(tokens_BP))
-        gray_BHWC = jnp.clip(gray_BHWC, 0, self.config.gray_levels - 1)
+        last = self.config.gray_levels - 1
+        gray_BHWC = jnp.rint((model.quantizer.accumulate(tokens_BP) + 1) / 2 * last)
+        gray_BHWC = jnp.clip(gray_BHWC, 0, last)
         return gray_BHWC.reshape(len(tokens_BP), -1).astype(jnp.int32)
 
     def inputs(self, model: NextScaleModel, tokens_BP: jax.Array, prompt: Prompt) -> jax.Array:

@@ -108,9 +108,21 @@ class AdaLN(nnx.Module):
 def block_map(config: AdaLNConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> AdaLN:
     """The map to the six vectors of a block, with nearly closed gates at the start."""
     made = AdaLN(config.width, 6, std=config.std, dtype=dtype, rngs=rngs)
-    factors = np.repeat([config.gate_init, 0.5], [2 * config.width, 4 * config.width])
-    made.map.kernel[...] = made.map.kernel[...] * factors.astype(np.float32)
+    made.map.kernel[...] = made.map.kernel[...] * jnp.repeat(start_factors(config), config.width)
     return made
+
+
+def shared_map(config: AdaLNConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> AdaLN:
+    """The map to the six vectors that all blocks share; their own offsets close the gates."""
+    return AdaLN(config.width, 6, std=config.std, dtype=dtype, rngs=rngs)
+
+
+def start_factors(config: AdaLNConfig) -> jax.Array:
+    """What the parts for gates, scales and shifts are multiplied by at the start, `(6,)`.
+
+    Source: FoundationVision/VAR, `init_weights`.
+    """
+    return jnp.asarray([config.gate_init] * 2 + [0.5] * 4, jnp.float32)
 
 
 class FeedForward(nnx.Module):
@@ -135,8 +147,7 @@ class AdaLNBlock(nnx.Module):
         self.config = config
         if config.shared:
             drawn = jax.random.normal(rngs.params(), (6, config.width)) / np.sqrt(config.width)
-            factors = np.repeat([config.gate_init, 1.0], [2, 4])[:, None].astype(np.float32)
-            self.offsets = nnx.Param(drawn * factors)
+            self.offsets = nnx.Param(drawn * start_factors(config)[:, None])
         else:
             self.modulation = block_map(config, dtype=dtype, rngs=rngs)
         self.attention = Attention(
@@ -193,7 +204,7 @@ class AdaLNHead(nnx.Module):
     """A modulated norm (scale, then shift) and a linear map to float32 logits."""
 
     def __init__(self, width: int, vocab_size: int, *, eps: float, std: float, **options):
-        self.modulation = AdaLN(width, 2, std=std, **options)
+        self.modulation = AdaLN(width, 2, std=0.5 * std, **options)
         self.logits = linear(width, vocab_size, std=0.02 * std, bias=True, **options)
         self.eps = eps
 

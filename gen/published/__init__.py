@@ -32,7 +32,7 @@ SYSTEMS: dict[str, System] = {
 
 Files = str | Path | Sequence[str | Path]
 # Where training scripts keep a model, in the order in which its own sampling scripts look.
-NESTS = ("", "model.", "module.", "state_dict.", "model.module.", "model_ema.", "ema.")
+NESTS = ("", "model.", "module.", "state_dict.", "model.module.", "model.sd.", "model_ema.", "ema.")
 
 
 def system_named(name: str) -> System:

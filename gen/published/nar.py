@@ -17,6 +17,8 @@ from gen.published.base import Shapes, Target, generator_target
 from gen.published.llamagen import IMAGES, TRAIN_BATCH, LlamaGen
 from gen.published.tables import Entry
 
+HEADS = llama_block.HEADS | {(18, 1024): 16}  # size M is NAR's own
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelArgs(llama_block.ModelArgs):
@@ -38,6 +40,20 @@ def model_config(args: ModelArgs) -> NextNeighbourConfig:
     )
 
 
+def run_config(model: NextNeighbourConfig) -> Config:
+    """The published training and sampling recipe around a model; the rate falls in steps there."""
+    side, text = model.grid[0], model.condition.kind == "text"
+    name = "captions" if text else "imagenet"
+    return Config(
+        family="next_neighbour",
+        model=model,
+        data=DataConfig(name=f"{name}{16 * side}_vq16"),
+        optim=OptimConfig(lr=1e-4, schedule="cosine", final_lr=1e-6 if text else 1e-4 * 0.2**3),
+        train=TrainConfig(steps=300 * IMAGES // TRAIN_BATCH, batch_size=TRAIN_BATCH),
+        sample=SampleConfig(guidance=7.5 if text else 2.0),
+    )
+
+
 class Nar(LlamaGen):
     """`Transformer` of NAR-images/autoregressive/models/gpt.py."""
 
@@ -47,21 +63,19 @@ class Nar(LlamaGen):
 
     def infer(self, shapes: Mapping[str, Shapes], stored: Mapping[str, Any]) -> dict[str, Any]:
         # The weights do not tell the trunk's blocks from those after it.
-        extra = stored.get("medusa_attention_num", ModelArgs.medusa_attention_num)
-        return llama_block.infer(shapes["model"], stored, extra_blocks=extra)
+        found = llama_block.infer(shapes["model"], stored)
+        total, trunk = found["n_layer"] or 0, stored.get("n_layer")
+        extra = stored.get("medusa_attention_num")
+        if isinstance(trunk, int):
+            extra = total - trunk
+        elif not isinstance(extra, int):
+            extra = ModelArgs.medusa_attention_num
+        trunk = total - extra
+        heads = HEADS.get((trunk, found["dim"]))
+        return found | {"n_layer": trunk, "medusa_attention_num": extra, "n_head": heads}
 
     def target(self, settings: ModelArgs) -> Target:
-        model = model_config(settings)
-        return generator_target(
-            Config(
-                family="next_neighbour",
-                model=model,
-                data=DataConfig(name=f"imagenet{16 * model.grid[0]}_vq16"),
-                optim=OptimConfig(lr=1e-4),
-                train=TrainConfig(steps=300 * IMAGES // TRAIN_BATCH, batch_size=TRAIN_BATCH),
-                sample=SampleConfig(guidance=7.5 if model.condition.kind == "text" else 2.0),
-            )
-        )
+        return generator_target(run_config(model_config(settings)))
 
     def table(self, settings: ModelArgs) -> list[Entry]:
         model = model_config(settings)

@@ -25,7 +25,7 @@ from gen.published.tables import Entry
 HEADS = (("norm_R", "output_R"), ("norm_D", "output_D"), ("norm_B", "output_B"))
 ATTENTION_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 20, 1536: 24, 2560: 40}  # 64 channels each
 # Published recipe: UCF-101, 16 frames of 128x128 pixels, 9,537 clips, 1000 epochs at batch 32.
-STEPS, TRAIN_BATCH = 1000 * 9537 // 32, 32
+CLIPS, TRAIN_BATCH = 9537, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,12 @@ class ModelArgs(llama_block.ModelArgs):
     def __post_init__(self) -> None:
         if self.model_type not in (None, "class_cond"):
             raise UserError(f'model_type is "class_cond", not "{self.model_type}"')
-        fixed = {"frame_prediction": False, "attn_num_back": 1, "attn_num_down": 1}
+        fixed = {
+            "frame_prediction": False,
+            "attn_num_back": 1,
+            "attn_num_down": 1,
+            "attn_dropout_p": 0.0,
+        }
         for name, value in fixed.items():
             if getattr(self, name) != value:
                 raise UserError(f"{name} must be {value}: no published model has another")
@@ -112,7 +117,9 @@ class NarVideo(System):
         table = shapes["model"].get("abs_pe", ())
         if len(table) == 3:
             found["max_seq_len"] = table[1] - 1
-        return found | {"model_type": "class_cond"}
+        # The training script stores the arguments that it built the model with.
+        fixed = stored.get("model.args.use_fixed_pe")
+        return found | {"model_type": "class_cond", "use_fixed_pe": fixed}
 
     def target(self, settings: ModelArgs) -> Target:
         return generator_target(
@@ -123,10 +130,12 @@ class NarVideo(System):
                 optim=OptimConfig(
                     lr=6e-4,
                     schedule="cosine",
+                    warmup_steps=4 * CLIPS // TRAIN_BATCH,
                     final_lr=6e-6,
                     no_decay=("norm", "embed", "positions"),
+                    clip_norm=1e9,  # none
                 ),
-                train=TrainConfig(steps=STEPS, batch_size=TRAIN_BATCH),
+                train=TrainConfig(steps=1000 * CLIPS // TRAIN_BATCH, batch_size=TRAIN_BATCH),
                 sample=SampleConfig(guidance=2.5),  # its sampling script
             )
         )

@@ -24,16 +24,20 @@ from gen.decoding.draws import RecordedDraws
 from gen.decoding.tokens import filter_logits, token_sampling
 from gen.errors import UserError
 from gen.families.base import abstract_model
-from gen.families.next_scale import NextScaleConfig
+from gen.families.next_scale import NextScale, NextScaleConfig
 from gen.models.adaln import AdaLNConfig
 from gen.models.conditioning import ConditionConfig
 from gen.published import var_vqvae
 from gen.published.base import Shapes, System, Target, generator_target, require, size
 from gen.published.llamagen_vq import channels_first
+from gen.published.nar_video import scored
 from gen.published.tables import Entry, fused_rows, transposed
+from gen.tokenizers import MSVQTokenizer
 
 IMAGES = 1_281_167
 GATES = {16: 1e-3, 20: 1e-3, 24: 1e-4, 30: 1e-5, 36: 5e-6}  # --alng of the README's commands
+# What its `filter_params` does not decay, under our names.
+NO_DECAY = ("bias", "positions", "start", "levels", "offsets", "log_scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,22 +107,39 @@ def model_config(settings: Settings) -> NextScaleConfig:
 def run_config(model: NextScaleConfig) -> Config:
     """The published training and sampling recipe around a model (README of the reference)."""
     depth, side = model.backbone.depth, model.quantizer.size[0]
-    batch_size = 1024 if depth >= 30 else 768
+    batch_size = 1024 if depth == 30 else 768
     epochs = {16: 200, 20: 250}.get(depth, 350)
+    steps = epochs * IMAGES // batch_size
     rate = (1e-4 if depth < 24 else 8e-5) * batch_size / 256
     return Config(
         family="next_scale",
         model=model,
         data=DataConfig(name=f"imagenet{16 * side}_var"),
-        optim=OptimConfig(lr=rate, clip_norm=2.0, no_decay=var_no_decay()),
-        train=TrainConfig(steps=epochs * IMAGES // batch_size, batch_size=batch_size),
+        optim=OptimConfig(
+            lr=rate,
+            schedule="linear",
+            warmup_steps=steps // 50,
+            final_lr=rate * (0.1 if depth < 24 else 0.01),
+            clip_norm=2.0,
+            no_decay=NO_DECAY,
+        ),
+        train=TrainConfig(steps=steps, batch_size=batch_size),
         sample=SampleConfig(guidance=1.5, top_k=900, top_p=0.96),
     )
 
 
-def var_no_decay() -> tuple[str, ...]:
-    """Paths without weight decay, as the reference names them."""
-    return ("bias", "positions", "start", "levels", "offsets", "log_scale")
+def fresh(config: Config, tokenizer: MSVQTokenizer, seed: int = 0) -> Generator:
+    """A generator to train on the tokens of a tokenizer, whose codes it has: for `--init_from`.
+
+    Raises:
+      UserError: the model is made for another quantiser.
+    """
+    wanted, found = getattr(config.model, "quantizer", None), tokenizer.config.quantizer
+    if wanted != found:
+        raise UserError(f"the model is for {wanted}, the tokenizer has {found}")
+    build = NextScale(config.model).build
+    params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build(nnx.Rngs(seed)))))()
+    return Generator(config, params | {"quantizer": tokenizer.params["quantizer"]})
 
 
 def call(model: Generator, method: Callable[..., jax.Array], *arrays: np.ndarray) -> np.ndarray:
@@ -126,13 +147,6 @@ def call(model: Generator, method: Callable[..., jax.Array], *arrays: np.ndarray
     graphdef = nnx.split(abstract_model(model.family))[0]
     run = jax.jit(lambda params, *rows: method(nnx.merge(graphdef, params).quantizer, *rows))
     return np.asarray(run(model.params, *arrays))
-
-
-def scored(what: str, null: bool = False) -> Any:
-    """The function of a case that scores its tokens."""
-    return lambda model, inputs: getattr(model, what)(
-        inputs["tokens"], labels=inputs["labels"], null=null
-    )
 
 
 def infer_cfg(
