@@ -1,63 +1,20 @@
-"""LlamaGen on the UCI digits: 8x8 pixels of 17 gray levels, one token each, class-conditional.
+"""NAR on the UCI digits: 8x8 pixels of 17 gray levels, 15 network calls instead of 64.
 
-    python -m gen.train --config configs/digits_llamagen.py --workdir runs/digits_llamagen
+    python -m gen.train --config configs/digits_nar.py --workdir runs/digits_nar
 
-Hardware: two CPU cores. Cost: 180 s, 308 CPU seconds, with scoring and sampling.
-Expected on the 297 test images: 1.68 bits/dim (a per-class histogram gives 2.20). 1500 samples at
-temperature 1, unguided: class accuracy 0.93, two-sample test 0.55 (0.5 is perfect), no copies of
-training images, memorisation ratio 1.00; at guidance 2: class accuracy 0.98.
-Everything was chosen on the last 150 training images, which are held out; the test writers are
-others. 216,448 parameters.
+Hardware: two CPU cores. Cost: 304 CPU seconds, with scoring and sampling.
+Expected on the 297 test images: 1.72 bits/dim (next token: 1.68; a per-class histogram: 2.20).
+1500 samples at temperature 1, unguided: class accuracy 0.92, two-sample test 0.56 (0.5 is perfect),
+no copies of training images, memorisation ratio 1.06; at guidance 2: class accuracy 0.98.
+The recipe is that of digits_llamagen.py, untouched. Four blocks: the head to the right reads after
+three, the head below after all. 217,600 parameters.
 """
 
+from digits_llamagen import get_config as base
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "family": "next_neighbour",
-            "model": {
-                "grid": (8, 8),
-                "vocab_size": 17,
-                "condition": {"kind": "class", "num_classes": 10, "drop_rate": 0.1},
-                "backbone": {
-                    "depth": 4,
-                    "width": 64,
-                    "heads": 8,
-                    "ffn_multiple": 32,
-                    "rope_base": 10.0,  # an 8x8 grid has no use for long wavelengths
-                    "init_std": 0.1,  # about 1 / sqrt(width): twice as fast as 0.02 here
-                    "unroll": 4,
-                    "token_dropout": 0.1,
-                    "residual_dropout": 0.1,
-                    "ffn_dropout": 0.1,
-                },
-            },
-            "data": {
-                "name": "digits",
-                "train": "train[:1350]",
-                "valid": "train[1350:]",
-                "test": "test",
-                # Moved images help early; ending on unmoved ones keeps samples centred.
-                "shift": {"cells": 1, "rate": 0.3, "steps": 1350},
-            },
-            "optim": {
-                "lr": 5e-3,
-                "schedule": "cosine",
-                "warmup_steps": 100,
-                "weight_decay": 0.3,  # with a long average: 0.04 bits/dim better than 0.05
-                "ema_decay": 0.998,
-            },
-            "train": {
-                "steps": 2700,
-                "batch_size": 16,
-                "dtype": "float32",
-                "log_every": 100,
-                "eval_every": 300,
-                "save_every": 900,
-            },
-            "sample": {"guidance": 2.0, "batch_size": 100},
-            "eval": {"batch_size": 99, "scores": ("digits",), "num_samples": 1500},
-        }
-    )
+    config = base()
+    config.family = "next_neighbour"
+    return config

@@ -49,8 +49,13 @@ def check_captions(
     condition: ConditionConfig, num: int | None, captions: Captions
 ) -> dict[str, np.ndarray]:
     """Caption features `(B, T, C)` and validity `(B, T)`, all valid if none is given."""
+    if not isinstance(captions, (tuple, list)) or len(captions) != 2:
+        raise UserError("captions are a pair: features (B, T, C), and validity (B, T) or none")
     features, valid = captions
-    features = np.asarray(features, np.float32)
+    try:
+        features = np.asarray(features, np.float32)
+    except (TypeError, ValueError):
+        raise UserError("captions are features of a text encoder, not texts") from None
     wanted = (condition.caption_length, condition.caption_dim)
     if features.ndim != 3 or features.shape[1:] != wanted or not len(features):
         raise UserError(
@@ -59,6 +64,10 @@ def check_captions(
     valid = np.ones(features.shape[:2], bool) if valid is None else np.asarray(valid).astype(bool)
     if valid.shape != features.shape[:2]:
         raise UserError(f"caption validity must have shape {features.shape[:2]}, not {valid.shape}")
+    if not np.isfinite(features).all():
+        raise UserError("captions hold values that are no numbers")
+    if not valid.any(axis=1).all():
+        raise UserError(f"caption {int(np.argmin(valid.any(axis=1)))} has no valid slot")
     if num is not None and num != len(features):
         raise UserError(f"{len(features)} captions for {num} samples")
     return {"caption": features, "caption_valid": valid}

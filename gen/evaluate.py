@@ -3,15 +3,16 @@
 Axes: N examples, P positions.
 
 Prints one JSON object: nats per token and bits per dim of a split, and, where the config asks
-for them, scores of samples (for the digits: class accuracy, two-sample test, precision and
-recall, Frechet distance, memorisation), unguided and at the config's guidance.
+for them, scores of samples (of the digits, still or moving), unguided and at the config's
+guidance.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from gen.api import Generator, load
 from gen.config import Parser, overridden, split_overrides
 from gen.data import Dataset, Split, eval_batches
-from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest
+from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest, note
 from gen.inputs import open_data
 from gen.metrics.likelihood import histogram_baseline, summarise_nll
 
@@ -57,29 +58,31 @@ def arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return batches[0]["tokens"], batches[0]["label"]
 
 
-def digit_scores(
-    generator: Generator, dataset: Dataset, *, num_samples: int, seed: int
-) -> dict[str, Any]:
-    """Scores of class-balanced 8x8 digits, and the likelihood of a histogram to compare with.
+def sampled(
+    generator: Generator, labels_N: np.ndarray, *, seed: int
+) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+    """Samples `(N, P)` as the data has them, under a name and with the settings they were drawn by.
 
     `unguided` is at temperature 1 without filters; `guided` at the config's sampling settings.
     """
+    guided = dataclasses.asdict(generator.config.sample)
+    del guided["batch_size"]
+    for name, choice in {"unguided": {}, "guided": guided}.items():
+        tokens_NP = generator.sample(
+            seed, labels=labels_N, batch_size=min(len(labels_N), 512), **choice
+        )
+        yield name, generator.to_data(tokens_NP), choice
+
+
+def digit_scores(
+    generator: Generator, dataset: Dataset, *, num_samples: int, seed: int
+) -> dict[str, Any]:
+    """Scores of class-balanced 8x8 digits, and the likelihood of a histogram to compare with."""
     from gen.metrics.digits import score_samples
 
-    data, settings = generator.config.data, generator.config.sample
+    data, family = generator.config.data, generator.family
     train, test = arrays(dataset.split(data.train)), arrays(dataset.split(data.test))
-    family = generator.family
     labels_N = np.arange(num_samples) % family.condition.num_classes
-    choices = {
-        "unguided": {},
-        "guided": {
-            "guidance": settings.guidance,
-            "guidance_interval": settings.guidance_interval,
-            "temperature": settings.temperature,
-            "top_k": settings.top_k,
-            "top_p": settings.top_p,
-        },
-    }
     scores: dict[str, Any] = {
         "histogram_bits_per_dim": histogram_baseline(
             *train,
@@ -88,16 +91,31 @@ def digit_scores(
             num_classes=family.condition.num_classes,
         )
     }
-    for name, choice in choices.items():
-        tokens_NP = generator.sample(
-            seed, labels=labels_N, batch_size=min(num_samples, 512), **choice
-        )
-        samples_NP = generator.to_data(tokens_NP)
+    for name, samples_NP, choice in sampled(generator, labels_N, seed=seed):
         scores[name] = score_samples(samples_NP, labels_N, train=train, test=test) | choice
     return scores
 
 
-SAMPLE_SCORES: dict[str, Callable[..., dict[str, Any]]] = {"digits": digit_scores}
+def digit_video_scores(
+    generator: Generator, dataset: Dataset, *, num_samples: int, seed: int
+) -> dict[str, Any]:
+    """Scores of class-balanced clips of one moving digit each."""
+    from gen.metrics.digits_video import score_clips
+
+    data, family = generator.config.data, generator.family
+    train, test = arrays(dataset.split(data.train)), arrays(dataset.split(data.test))
+    labels_N = np.arange(num_samples) % family.condition.num_classes
+    size = family.data_layout.shapes[0]
+    return {
+        name: score_clips(clips_NP, labels_N, size=size, train=train, test=test) | choice
+        for name, clips_NP, choice in sampled(generator, labels_N, seed=seed)
+    }
+
+
+SAMPLE_SCORES: dict[str, Callable[..., dict[str, Any]]] = {
+    "digits": digit_scores,
+    "digits_video": digit_video_scores,
+}
 
 
 def check_scores(names: tuple[str, ...]) -> None:
@@ -164,6 +182,8 @@ def main(argv: list[str] | None = None) -> None:
         names = ", ".join(dataset.manifest.splits)
         raise UserError(f"the config names no test split: give --split, the data has {names}")
     num_samples = config.eval.num_samples if args.num_samples is None else args.num_samples
+    if args.num_samples and not config.eval.scores:
+        note("--num-samples: this config asks for no scores of samples (config.eval.scores)")
     result = evaluate(
         generator,
         dataset,

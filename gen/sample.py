@@ -25,15 +25,23 @@ from gen.config import Parser, SampleConfig
 from gen.errors import UserError, ensure_writable, exit_on_user_error, note
 from gen.layouts import Layout
 
+# Frames in one row of strips: ten strips of the shortest videos, one of the longer ones.
+STRIP_FRAMES = 30
+
 
 def gray_images(tokens_NP: np.ndarray, layout: Layout) -> np.ndarray:
-    """Tokens of an image grid as gray levels, uint8 `(N, H, W)`, where no pixels are at hand."""
+    """Tokens of a grid as gray levels, where no pixels are at hand.
+
+    Returns:
+      uint8 `(N, H, W)`, or `(N, T, H, W)` of a grid of several frames.
+    """
     frames, height, width = layout.shapes[0]
-    if layout.geometry != "grid" or frames != 1:
-        raise UserError(f"only tokens of an image grid can be shown as gray levels, not {layout}")
-    return pictures.tokens_to_gray(
-        tokens_NP, height=height, width=width, vocab_size=layout.vocab_sizes[0]
+    if layout.geometry != "grid":
+        raise UserError(f"only tokens of a grid can be shown as gray levels, not {layout}")
+    gray = pictures.tokens_to_gray(
+        tokens_NP, height=frames * height, width=width, vocab_size=layout.vocab_sizes[0]
     )
+    return gray if frames == 1 else gray.reshape(-1, frames, height, width)
 
 
 def save_samples(
@@ -48,6 +56,7 @@ def save_samples(
     """Writes the labelled grid, ten to a row, so that class-balanced digits form columns.
 
     `images` are the pixels, uint8 `(N, H, W, 3)`; without them tokens are shown as gray levels.
+    Of a grid of several frames, the PNG has strips of frames, and a GIF beside it moves.
     """
     if images is None and layout.geometry != "grid":
         note("no picture: tokens that are no grid need their tokenizer to be seen")
@@ -57,7 +66,15 @@ def save_samples(
         if layout.vocab_sizes[0] > 256:
             title += " (token ids as gray levels: pixels need the tokenizer)"
     columns = min(10, len(images))
-    pictures.save_grid(path, images, labels=labels, columns=columns, title=title)
+    frames = layout.shapes[-1][0]
+    if frames == 1:
+        pictures.save_grid(path, images, labels=labels, columns=columns, title=title)
+        return
+    gif = path.with_suffix(".gif")
+    pictures.save_gif(gif, images, labels=labels, columns=columns, title=title)
+    columns = max(1, STRIP_FRAMES // frames)
+    shown, labels = images[: 10 * columns], labels and labels[: 10 * columns]
+    pictures.save_strips(path, shown, labels=labels, columns=columns, title=title)
 
 
 def open_tokenizer(path: str, layout: Layout) -> tuple[tokenizers.Tokenizer, tuple[int, ...]]:
@@ -109,6 +126,8 @@ def parse_labels(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise UserError(f'--labels takes numbers and ranges such as 0,1,5-9, not "{text}"')
+        if int(last or first) < int(first):
+            raise UserError(f"--labels: the range {part.strip()} goes down; write {last}-{first}")
         labels.extend(range(int(first), int(last or first) + 1))
     return labels
 

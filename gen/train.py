@@ -88,6 +88,7 @@ def prepare(argv: list[str] | None) -> Run:
             raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
         mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
         trainer = Trainer(config, mesh)
+        trainer.family.scales(config.sample.guidance, config.sample.guidance_interval)
         dataset = open_data(config, trainer.family)
         source = checkpoint.find(args.init_from) if args.init_from else None
     distributed.check_shared(workdir)

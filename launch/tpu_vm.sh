@@ -243,7 +243,7 @@ check() {
   esac
   # Some versions of scp hand it to a shell on the worker and some do not: no quoting suits both.
   case $command in collect | all)
-    [[ $folder =~ ^[A-Za-z0-9._/=-]+$ ]] || fail "--folder takes letters, digits and ._/=-, not $(quoted "$folder")" ;;
+    [[ $folder =~ ^[A-Za-z0-9._/=-]+$ ]] || fail "the folder to collect (--folder, else the job's --workdir) takes letters, digits and ._/=-, not $(quoted "$folder")" ;;
   esac
 }
 

@@ -163,7 +163,7 @@ def run_case(folder: Path) -> list[Result]:
         case = Case(folder)
         return [case.compare(name) for name in case.expected]
     except Exception as error:  # a fault of ours in one case must not hide the others
-        if not isinstance(error, UserError):
+        if not isinstance(error, (UserError, OSError)):
             traceback.print_exc()
         return [Result("(case)", "output", False, np.nan, f"{type(error).__name__}: {error}")]
 

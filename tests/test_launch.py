@@ -140,8 +140,11 @@ def test_an_interrupted_all_deletes_too(world):
     process = subprocess.Popen(
         [world.bin / "bash", script, "all", *arguments],
         env=world.env, start_new_session=True, stderr=subprocess.DEVNULL,
+        # Tests started in the background of a shell ignore Ctrl-C, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    while not hang.read_text():
+    deadline = time.monotonic() + 60
+    while not hang.read_text() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 130

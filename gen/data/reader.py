@@ -65,8 +65,8 @@ def open_dataset(
     if version is None:
         raise UserError(
             f'dataset "{name}" is not in {root}: write it there with gen.data.write_dataset or '
-            "python -m gen.data import, set GEN_DATA_DIR to where it is, or try made-up data with "
-            "--config ...:debug"
+            "python -m gen.data import, say where it is with --config.data.dir or GEN_DATA_DIR, or "
+            "try made-up data with --config ...:debug"
         )
     manifest = Manifest.read(version)
     small = sum(shard["bytes"] for shard in manifest.shards.values()) <= SMALL_BYTES

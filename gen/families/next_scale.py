@@ -29,7 +29,6 @@ from gen.models.conditioning import ConditionConfig, Prompt
 from gen.models.layers import Buffer, embedding, linear
 from gen.models.residual_quantizer import QuantizerConfig, ResidualQuantizer
 
-
 # Codes for gray levels, whose latents differ by 2 at most, reach a quarter further: enlarging
 # overshoots. A little less than that, so that codes one level apart lie just below one apart and
 # nothing lies half-way between two: for 17 levels, 41 codes.

@@ -37,11 +37,17 @@ _LEAST_SAMPLES, _LEAST_TEST = 200, 50
 _MAX_EPOCHS = 1000
 
 
-def _check_images(name: str, images: Any, labels: Any, least: int) -> tuple:
-    """float64 images (n, 64) holding whole values 0..16, int64 labels (n,)."""
+def check_images(
+    name: str, images: Any, labels: Any, least: int, num_pixels: int = NUM_PIXELS
+) -> tuple:
+    """float64 images (n, num_pixels) holding whole values 0..16, int64 labels (n,).
+
+    Raises:
+        UserError: wrong shapes or values, or fewer than `least`.
+    """
     images, labels = np.asarray(images), np.asarray(labels)
-    if images.ndim != 2 or images.shape[1] != NUM_PIXELS:
-        raise UserError(f"{name} must have shape (images, {NUM_PIXELS}), got {images.shape}")
+    if images.ndim != 2 or images.shape[1] != num_pixels:
+        raise UserError(f"{name} must have shape (images, {num_pixels}), got {images.shape}")
     if len(images) < least:
         raise UserError(f"{name} has {len(images)} images; this needs at least {least}")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
@@ -57,7 +63,10 @@ def _check_images(name: str, images: Any, labels: Any, least: int) -> tuple:
     return images, labels.astype(np.int64)
 
 
-def _fit(hidden: tuple[int, ...], seed: int, images: np.ndarray, labels: np.ndarray) -> Any:
+def fit_classifier(
+    hidden: tuple[int, ...], seed: int, images: np.ndarray, labels: np.ndarray
+) -> Any:
+    """A network fitted to images (n, P) of 0..16; its inputs are divided by `TOP_VALUE`."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
@@ -76,7 +85,7 @@ def _features(network: Any, images_NP: np.ndarray) -> np.ndarray:
     return hidden
 
 
-def _two_sample(
+def two_sample(
     samples_NP: np.ndarray, train_MP: np.ndarray, test_TP: np.ndarray, seed: int
 ) -> float:
     """Accuracy of one classifier at telling held-out real images from held-out samples."""
@@ -91,7 +100,7 @@ def _two_sample(
     samples_NP = rng.permutation(samples_NP)
     real_fit, real_held = rng.permutation(train_MP)[:fit], rng.permutation(test_TP)[:held_out]
     fake_fit, fake_held = samples_NP[:fit], samples_NP[fit : fit + held_out]
-    network = _fit(
+    network = fit_classifier(
         (64,), seed, np.concatenate([real_fit, fake_fit]), np.repeat(np.array([1, 0]), fit)
     )
     held = np.concatenate([real_held, fake_held])
@@ -106,9 +115,10 @@ def _nearest(images_NP: np.ndarray, train_MP: np.ndarray) -> np.ndarray:
     )
 
 
-def _memorisation(
+def memorisation(
     samples_NP: np.ndarray, train_MP: np.ndarray, test_TP: np.ndarray
 ) -> dict[str, float]:
+    """Exact copies of training images, and nearest distances; see `score_samples`."""
     nearest_samples_N = _nearest(samples_NP, train_MP)
     nearest_test = float(_nearest(test_TP, train_MP).mean())
     if nearest_test == 0:
@@ -180,21 +190,21 @@ def score_samples(
     """
     from threadpoolctl import threadpool_limits
 
-    samples_NP, labels_N = _check_images("samples", samples_NP, labels_N, _LEAST_SAMPLES)
-    train_MP, train_M = _check_images("training images", *train, _LEAST_SAMPLES)
-    test_TP, test_T = _check_images("test images", *test, _LEAST_TEST)
+    samples_NP, labels_N = check_images("samples", samples_NP, labels_N, _LEAST_SAMPLES)
+    train_MP, train_M = check_images("training images", *train, _LEAST_SAMPLES)
+    test_TP, test_T = check_images("test images", *test, _LEAST_TEST)
     if unknown := sorted(set(labels_N.tolist()) - set(train_M.tolist())):
         raise UserError(f"labels of samples name classes without training images: {unknown}")
     if len(classifier_seeds) == 0:
         raise UserError("classifier_seeds must name at least one seed")
     scores: dict[str, Any] = {"num_samples": len(samples_NP)}
-    copies = _memorisation(samples_NP, train_MP, test_TP)
+    copies = memorisation(samples_NP, train_MP, test_TP)
     # One thread: these matrices are too small to share, and sums keep one order.
     with threadpool_limits(1):
-        network = _fit((64, 32), 0, train_MP, train_M)
+        network = fit_classifier((64, 32), 0, train_MP, train_M)
         scores["class_accuracy"] = float(network.score(samples_NP / TOP_VALUE, labels_N))
         scores["classifier_test_accuracy"] = float(network.score(test_TP / TOP_VALUE, test_T))
-        seeds = [_two_sample(samples_NP, train_MP, test_TP, s) for s in classifier_seeds]
+        seeds = [two_sample(samples_NP, train_MP, test_TP, s) for s in classifier_seeds]
         scores["two_sample_accuracy"] = float(np.mean(seeds))
         scores["two_sample_accuracy_seeds"] = seeds
         scores |= _feature_scores(network, samples_NP, train_MP, test_TP)

@@ -14,7 +14,7 @@ from typing import Any
 from flax import traverse_util
 
 from gen import schema
-from gen.errors import UserError, nearest
+from gen.errors import UserError, nearest, note
 from gen.published import tables
 from gen.published.base import System
 from gen.published.llamagen import LlamaGen
@@ -88,7 +88,11 @@ def open_part(files: Files, anchor: str, key: str | None = None) -> Part:
         some = ", ".join(list(owner)[:3]) or "no tensor at all"
         raise UserError(f"{where}: no tensor named {anchor} (it holds {some} ...)")
     rank = {prefix: place for place, prefix in enumerate(NESTS)}
-    return Part(owner, min(found, key=lambda prefix: (rank.get(prefix, len(rank)), prefix)))
+    chosen = min(found, key=lambda prefix: (rank.get(prefix, len(rank)), prefix))
+    if len(found) > 1:
+        names = ", ".join(f'"{prefix.rstrip(".")}"' for prefix in sorted(found))
+        note(f'{where} holds several models ({names}): taking "{chosen.rstrip(".")}"')
+    return Part(owner, chosen)
 
 
 def open_parts(

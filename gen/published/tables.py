@@ -157,7 +157,9 @@ def check(
     Raises:
       UserError: tensors are missing, unknown or of the wrong shape or type; one line names all.
     """
-    missing, misfits, used = [], [], {part: set() for part in theirs}
+    missing: list[str] = []
+    misfits: dict[str, str] = {}  # one for each tensor, of how many parameters it may be
+    used: dict[str, set[str]] = {part: set() for part in theirs}
     for path, source in where.items():
         tensors = theirs[source.entry.part]
         wanted = shapes[path][1:] if source.is_stacked else shapes[path]
@@ -169,9 +171,9 @@ def check(
             shape, dtype = tensors[name]
             changed = _changed_shape(source.entry, shape)
             if changed != wanted:
-                misfits.append(f"{name} {shape} (for {path}: {changed}, not {wanted})")
+                misfits[name] = f"{name} {shape} (for {path}: {changed}, not {wanted})"
             elif not _is_number(dtype):
-                misfits.append(f"{name} (dtype {dtype})")
+                misfits[name] = f"{name} (dtype {dtype})"
     skipped = [_pattern(pattern) for pattern in ignored]
     unknown = [
         name
@@ -182,7 +184,7 @@ def check(
     # A fused tensor serves several parameters but is missing once.
     missing = list(dict.fromkeys(missing))
     problems = _listed("missing", missing) + _listed("unknown", unknown)
-    problems += _listed("of the wrong shape or type", misfits)
+    problems += _listed("of the wrong shape or type", list(misfits.values()))
     if problems:
         raise UserError(f"the weights do not fit: {'; '.join(problems)}")
 

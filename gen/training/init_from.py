@@ -54,6 +54,8 @@ def adapt(
             problems.append(f"{path} is missing")
         elif old.shape == new.shape:
             params[path] = old
+        elif path == CLASS_TABLE and nulls == (True, False) and old[:-1].shape == new.shape:
+            params[path] = old[:-1]  # the same classes, without the null class
         elif path == CLASS_TABLE and old.shape[1:] == new.shape[1:]:
             kept = "but for its null class" if all(nulls) else "whole"
             note(f"the class table starts fresh {kept}: {len(old)} rows before, {len(new)} now")

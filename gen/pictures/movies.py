@@ -1,0 +1,92 @@
+"""Videos as a labelled grid that moves (GIF), and as still strips of their frames (PNG).
+
+Axes: N videos, T frames, H height, W width, C channels (1 or 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gen.errors import UserError
+from gen.pictures.base import PAPER, save
+from gen.pictures.grids import draw_grid, save_grid, to_rgb
+
+
+def _to_frames(videos: Any) -> np.ndarray:
+    """uint8 (N, T, H, W, 3) of videos in any of the forms that the functions here take."""
+    videos = np.asarray(videos)
+    if videos.ndim == 4:
+        videos = videos[..., None]
+    if videos.ndim != 5 or videos.shape[-1] not in (1, 3) or videos.size == 0:
+        raise UserError(f"videos must be (N, T, H, W[, 1 or 3]) and not empty, got {videos.shape}")
+    count, frames = videos.shape[:2]
+    images = to_rgb(videos.reshape(count * frames, *videos.shape[2:]))
+    return images.reshape(count, frames, *images.shape[1:])
+
+
+def save_gif(
+    path: Any,
+    videos_NTHWC: Any,
+    *,
+    labels: Sequence[str] | None = None,
+    columns: int | None = None,
+    title: str | None = None,
+    scale: int | None = None,
+    fps: float = 2.0,
+) -> None:
+    """Saves videos as one endless GIF, laid out as `save_grid` does.
+
+    Frames of more than 256 colours lose some.
+
+    Args:
+        path: file to write, ending in .gif; missing folders are made.
+        videos_NTHWC: (N, T, H, W), (N, T, H, W, 1) or (N, T, H, W, 3), uint8 or float in 0..1.
+        labels, columns, title, scale: as in `save_grid`, for videos instead of images.
+        fps: frames per second, 0.1 to 50; GIF rounds the time of a frame to 10 ms.
+
+    Raises:
+        UserError: as `save_grid`, or fps out of range.
+    """
+    frames_NTHWC = _to_frames(videos_NTHWC)
+    if not 0.1 <= fps <= 50:
+        raise UserError(f"fps lies in 0.1..50, not {fps}")
+    first, *rest = (
+        draw_grid(frames_NTHWC[:, t], labels=labels, columns=columns, title=title, scale=scale)
+        for t in range(frames_NTHWC.shape[1])
+    )
+    duration = 10 * round(100 / fps)
+    save(
+        path, first, ending="gif", save_all=True, append_images=rest, duration=duration, loop=0
+    )  # fmt: skip
+
+
+def save_strips(
+    path: Any,
+    videos_NTHWC: Any,
+    *,
+    labels: Sequence[str] | None = None,
+    columns: int = 1,
+    title: str | None = None,
+    scale: int | None = None,
+) -> None:
+    """Saves videos as one PNG: the frames of each side by side, by default one video per row.
+
+    Args:
+        path: file to write, ending in .png; missing folders are made.
+        videos_NTHWC, labels, columns, title, scale: as in `save_gif`.
+
+    Raises:
+        UserError: as `save_grid`.
+    """
+    frames_NTHWC = _to_frames(videos_NTHWC)
+    count, frames, height, width, _ = frames_NTHWC.shape
+    gap = max(1, width // 32)
+    strips = np.full((count, height, frames * (width + gap), 3), PAPER, np.uint8)
+    for t in range(frames):
+        start = t * (width + gap)
+        strips[:, :, start : start + width] = frames_NTHWC[:, t]
+    strips = strips[:, :, :-gap]
+    save_grid(path, strips, labels=labels, columns=columns, title=title, scale=scale)
