@@ -176,7 +176,7 @@ def test_restarts_follow_the_exit_code(world, codes, exit_code, runs):
         (["run", *TARGET, "--env", "1A=secret", "--"], "--env takes NAME=VALUE"),
         (["run", *TARGET, "--module", "-c", "--"], "--module takes a module"),
         (["run", *TARGET, "--restart", "x", "--"], "--restart takes a number"),
-        (["collect", *TARGET, "--folder", "a b"], "--folder takes"),
+        (["collect", *TARGET, "--folder", "a b"], "--folder, else the job's --workdir"),
         (["delete", *TARGET, "--colour", "red"], "unknown argument --colour"),
         (["delete", *TARGET, "--project"], "--project needs a value"),
     ],

@@ -39,6 +39,8 @@ class Worker:
         self.home, self.code = folder, folder / "gen"
         shutil.copytree(tiny.ROOT / "launch", self.code / "launch")
         (self.code / "gen").mkdir()
+        # A package of its own, or an installed gen would be found in its place.
+        (self.code / "gen" / "__init__.py").touch()
         (self.code / "gen" / "train.py").write_text(JOB)
         (self.code / ".venv" / "bin").mkdir(parents=True)
         (self.code / ".venv" / "bin" / "python").symlink_to(sys.executable)
