@@ -137,11 +137,12 @@ def test_an_interrupted_all_deletes_too(world):
     hang.touch()
     script = world.root / "launch" / "tpu_vm.sh"
     arguments = (*TARGET, "--type", "v6e-8", "--", "--config", "c.py")
+    # Tests started in the background of a shell ignore Ctrl-C, and so would the launcher.
+    heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+    heeding += "; os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
-        [world.bin / "bash", script, "all", *arguments],
+        [sys.executable, "-c", heeding, world.bin / "bash", script, "all", *arguments],
         env=world.env, start_new_session=True, stderr=subprocess.DEVNULL,
-        # Tests started in the background of a shell ignore Ctrl-C, and so would this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not hang.read_text() and time.monotonic() < deadline:
