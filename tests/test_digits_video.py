@@ -5,7 +5,7 @@ import pytest
 
 from gen.data import open_dataset
 from gen.data.digits import load_digits
-from gen.data.digits_video import CLIPS_PER_DIGIT, VELOCITIES, make_clips, paths
+from gen.data.digits_video import CLIPS_PER_DIGIT, VELOCITIES, make_clips, paths, small_digits
 from gen.evaluate import arrays
 from gen.layouts import grid
 
@@ -20,22 +20,33 @@ def dataset(directory):
     return open_dataset("digits_video", directory=directory)
 
 
-@pytest.fixture(scope="module")
-def digits():
-    """(1797, 8, 6): the columns that the clips show."""
-    return load_digits()[0].reshape(-1, 8, 8)[:, :, 1:7]
-
-
 def placed(digit, tops_and_lefts):
-    clip = np.zeros((3, 10, 8), int)
+    clip = np.zeros((3, 7, 7), int)
     for frame, (top, left) in zip(clip, tops_and_lefts, strict=True):
-        frame[top : top + 8, left : left + 6] = digit
+        frame[top : top + 5, left : left + 5] = digit
     return clip
+
+
+def test_small_digits_are_means_of_areas():
+    small, labels = small_digits()
+    assert small.shape == (1797, 5, 5) and small.dtype == np.uint8
+    np.testing.assert_array_equal(labels, load_digits()[1])
+    # A cell is 8/5 of a row high and 6/5 of a column wide; the outer columns are left out.
+    rows, columns = np.zeros((5, 8)), np.zeros((5, 6))
+    for cell in range(5):
+        for weights, step in ((rows, 8 / 5), (columns, 6 / 5)):
+            edges = np.arange(weights.shape[1])
+            upper = np.minimum((cell + 1) * step, edges + 1)
+            weights[cell] = np.maximum(upper - np.maximum(cell * step, edges), 0) / step
+    inner = load_digits()[0].reshape(-1, 8, 8)[:, :, 1:7]
+    exact = np.einsum("ah,nhw,bw->nab", rows, inner, columns)
+    assert np.abs(small - exact).max() <= 0.5 + 1e-9
+    assert small.max() == 16 and small.min() == 0
 
 
 def test_counts_layout_and_labels(dataset):
     assert dataset.manifest.splits == {"train": 6000, "test": 297}
-    assert dataset.manifest.layout == grid(10, 8, 17, frames=3)
+    assert dataset.manifest.layout == grid(7, 7, 17, frames=3)
     assert dataset.manifest.num_classes == 10
     for split, part in (("train", slice(1500)), ("test", slice(1500, None))):
         _, labels = arrays(dataset.split(split))
@@ -45,7 +56,7 @@ def test_counts_layout_and_labels(dataset):
 
 def test_paths_are_straight_and_stay_on_the_canvas():
     found = {tuple(map(tuple, path.tolist())) for path in paths()}
-    assert len(found) == len(paths()) == 9
+    assert len(found) == len(paths()) == 5
     for path in paths():
         first, second = np.diff(path, axis=0)
         assert tuple(first) == tuple(second) and tuple(first.tolist()) in VELOCITIES
@@ -55,24 +66,29 @@ def test_paths_are_straight_and_stay_on_the_canvas():
 
 
 @pytest.mark.parametrize(("split", "first"), [("train", 0), ("test", 1500)])
-def test_every_clip_is_its_own_digit_on_a_path(dataset, digits, split, first):
+def test_every_clip_is_its_own_digit_on_a_path(dataset, split, first):
     clips, _ = arrays(dataset.split(split))
-    each, used = CLIPS_PER_DIGIT[split], []
-    for index, clip in enumerate(clips.reshape(-1, 3, 10, 8)):
+    digits, each, used = small_digits()[0], CLIPS_PER_DIGIT[split], []
+    for index, clip in enumerate(clips.reshape(-1, 3, 7, 7)):
         digit = digits[first + index // each]
         (which,) = [k for k, path in enumerate(paths()) if (clip == placed(digit, path)).all()]
         used.append(which)
     used = np.array(used).reshape(-1, each)
     assert all(len(set(row)) == each for row in used.tolist()), "a digit's clips are different"
-    shares = np.bincount(used.reshape(-1), minlength=9) / used.size
-    assert shares.min() > 0.06 and shares.max() < 0.16, "paths are about equally frequent"
+    shares = np.bincount(used.reshape(-1), minlength=5) / used.size
+    assert shares.min() > 0.15 and shares.max() < 0.25, "paths are about equally frequent"
 
 
-def test_slices_separate_digits(dataset, digits):
-    clips, _ = arrays(dataset.split("train[-600:]"))
-    shown = {clip.tobytes() for clip in clips.reshape(-1, 3, 10, 8)[:, 0].astype(np.uint8)}
-    others, _ = arrays(dataset.split("train[:-600]"))
-    assert not shown & {o.tobytes() for o in others.reshape(-1, 3, 10, 8)[:, 0].astype(np.uint8)}
+def test_slices_separate_digits(dataset):
+    """What the configs hold out are clips of digits that no training clip shows."""
+    shown = []
+    for split in ("train[:-600]", "train[-600:]"):
+        clips, _ = arrays(dataset.split(split))
+        firsts = clips.reshape(-1, 3, 7, 7)[:, 0, :, :5]
+        whole = [f[t : t + 5] for f in firsts for t in range(3) if f.sum() == f[t : t + 5].sum()]
+        shown.append({digit.tobytes() for digit in whole})
+    assert len(shown[0]) > 1300 and len(shown[1]) > 140
+    assert not shown[0] & shown[1]
 
 
 def test_same_clips_every_time(dataset, tmp_path):
@@ -86,12 +102,12 @@ def test_same_clips_every_time(dataset, tmp_path):
 
 
 def test_seed_and_number_of_clips():
-    digits = load_digits()[0][:20].reshape(-1, 8, 8)
-    clips = make_clips(digits, each=9, seed=3)
-    assert clips.shape == (180, 240) and clips.dtype == np.uint8
-    assert len({clip.tobytes() for clip in clips}) == 180
-    np.testing.assert_array_equal(clips, make_clips(digits, each=9, seed=3))
-    assert (clips != make_clips(digits, each=9, seed=4)).any()
+    digits = small_digits()[0][:20]
+    clips = make_clips(digits, each=5, seed=3)
+    assert clips.shape == (100, 147) and clips.dtype == np.uint8
+    assert len({clip.tobytes() for clip in clips}) == 100
+    np.testing.assert_array_equal(clips, make_clips(digits, each=5, seed=3))
+    assert (clips != make_clips(digits, each=5, seed=4)).any()
 
 
 def test_by_plain_tfds(dataset, directory):

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from gen.data.digits import load_digits
-from gen.data.digits_video import FRAMES, HEIGHT, WIDTH, make_clips
+from gen.data.digits_video import FRAMES, HEIGHT, WIDTH, make_clips, small_digits
 from gen.errors import UserError
 from gen.metrics.digits_video import best_shifts, motion, moved, score_clips
 
@@ -14,10 +13,10 @@ SIZE = (FRAMES, HEIGHT, WIDTH)
 @pytest.fixture(scope="module")
 def real():
     """Clips and labels of 400 training digits and of 100 test digits."""
-    tokens, labels = load_digits()
+    digits, labels = small_digits()
     parts = []
     for start, stop in ((0, 400), (1500, 1600)):
-        clips = make_clips(tokens[start:stop].reshape(-1, 8, 8), each=1, seed=start)
+        clips = make_clips(digits[start:stop], each=1, seed=start)
         parts.append((clips, labels[start:stop]))
     return parts
 
@@ -76,22 +75,16 @@ def test_jumping_clips_lose_the_path_only(real):
 
 def test_changing_clips_lose_the_shape(real):
     """The last frame shows another digit of the class on the path of the first."""
-    tokens, labels = load_digits()
-    digits = tokens[:400].reshape(-1, 8, 8)
+    digits, labels = small_digits()
+    digits = digits[:400]
     other = np.arange(400)
     for label in range(10):
         of_class = np.flatnonzero(labels[:400] == label)
-        other[of_class] = np.roll(of_class, 1)
+        other[of_class] = np.roll(of_class, len(of_class) // 2)
     clips, changed = (make_clips(d, each=1, seed=0) for d in (digits, digits[other]))
     mixed = videos(clips).copy()
     mixed[:, -1] = videos(changed)[:, -1]
     assert motion(mixed)["shape"] < 0.05
-    # A few gray levels off are the same shape still.
-    rng = np.random.default_rng(0)
-    noise = rng.integers(-1, 2, clips.shape) * (clips > 0)
-    near = np.clip(clips.astype(int) + noise, 0, 16)
-    found = motion(videos(near))
-    assert found["path_and_shape"] > 0.97 and 0 < found["residual"] < 0.02
 
 
 def test_scores_of_real_and_of_mislabelled_clips(real):
@@ -128,9 +121,9 @@ def test_noise_is_told_apart(real):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"clips": np.zeros((400, 64), int)}, r"samples must have shape \(images, 240\)"),
-        ({"clips": np.full((400, 240), 17)}, r"whole values 0\.\.16"),
-        ({"clips": np.zeros((100, 240), int), "labels": np.zeros(100, int)}, "at least 200"),
+        ({"clips": np.zeros((400, 64), int)}, r"samples must have shape \(images, 147\)"),
+        ({"clips": np.full((400, 147), 17)}, r"whole values 0\.\.16"),
+        ({"clips": np.zeros((100, 147), int), "labels": np.zeros(100, int)}, "at least 200"),
         ({"labels": np.full(400, 10)}, "without training clips"),
         ({"seeds": ()}, "at least one seed"),
     ],
