@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from gen import config as configs
 from gen import schema, sharding
-from gen.checks import Captions, check_captions, check_labels, check_tokens
+from gen.checks import Captions, check_condition, check_known, check_tokens
 from gen.config import Config
 from gen.data.pipeline import padded_batches
 from gen.decoding import draws as drawing
@@ -65,30 +65,45 @@ class Generator:
         """Trained numbers in the model; stored buffers do not count."""
         return count_parameters(self.family)
 
-    def nll(
+    def held_out(
         self,
         tokens: np.ndarray,
         *,
         labels: Sequence[int] | None = None,
         captions: Captions | None = None,
         null: bool = False,
-    ) -> np.ndarray:
-        """-log p of each token given those before it, in nats.
+        first: int = 0,
+    ) -> dict[str, np.ndarray]:
+        """What the model makes of given tokens: its `family.measure` for each, and more by name.
 
         Args:
-          tokens: int `(B, P)`.
+          tokens: `(B, P)` ids or `(B, P, C)` latents.
           labels: int `(B,)`, for a class model; -1 is no class, where the model has a null class.
           captions: features `(B, T, C)` and their validity `(B, T)` (or none: all valid), for a
             text model.
           null: score under the null condition instead; padding stays masked.
+          first: number of the first row, where a measure is estimated: row i of a set has the
+            same noise whatever batch it comes in.
 
         Returns:
-          float32, of the shape of the tokens.
+          `family.measure` -> float32 `(B, P)`; others `(B,)`.
 
         Raises:
           UserError: tokens or condition do not fit the model.
         """
-        return self._teacher_forced("nll", tokens, labels, captions, null)
+        rows_B = first + np.arange(len(np.atleast_1d(tokens)))
+        found = self._teacher_forced("held_out", tokens, labels, captions, null, rows_B)
+        return {name: np.asarray(values) for name, values in found.items()}
+
+    def nll(self, tokens: np.ndarray, **arguments: Any) -> np.ndarray:
+        """-log p of each token in nats, of the shape of the tokens; arguments as `held_out`.
+
+        Where `family.is_bound`, the sum over a sample bounds -log p from above. Raises `UserError`
+        also where the model has no likelihood.
+        """
+        if self.family.measure != "nll":
+            raise UserError(f"this model has no likelihood: held_out gives {self.family.measure}")
+        return self.held_out(tokens, **arguments)["nll"]
 
     def logits(
         self,
@@ -98,11 +113,13 @@ class Generator:
         captions: Captions | None = None,
         null: bool = False,
     ) -> np.ndarray:
-        """Teacher-forced logits, float32 `(B, P, V)`; arguments as `nll`."""
-        return self._teacher_forced("logits", tokens, labels, captions, null)
+        """Teacher-forced logits, float32 `(B, P, V)`; arguments as `held_out`."""
+        if not hasattr(self.family, "logits"):
+            raise UserError("this model has no teacher-forced logits")
+        return np.asarray(self._teacher_forced("logits", tokens, labels, captions, null))
 
     def sample(self, seed: int | jax.Array, **settings: Any) -> np.ndarray:
-        """The `tokens` of `draw`, which takes the same arguments: int32 `(B, P)`."""
+        """The `tokens` of `draw`, which takes the same arguments."""
         return self.draw(seed, **settings)["tokens"]
 
     def draw(
@@ -117,6 +134,7 @@ class Generator:
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        known: np.ndarray | None = None,
         draws: Any = None,
         keep_logits: bool = False,
         batch_size: int = 64,
@@ -127,46 +145,46 @@ class Generator:
 
         Args:
           seed: an int or a typed PRNG key.
-          num: how many; one per label or caption by default. Without labels: classes in turn.
-          labels: int `(B,)`; -1 is no class, where the model has a null class.
-          captions: features `(B, T, C)` and validity `(B, T)` or none.
+          num: how many; one per label or caption by default; without either, classes in turn.
+          labels, captions: as for `held_out`.
           guidance: the number that the published code takes; none is unguided.
           guidance_interval: last guided step after the first; -1 guides all.
           temperature: 0 takes the most likely token.
-          top_k: keep the k most likely; 0 keeps all.
-          top_p: keep the smallest set of this probability; 1 keeps all.
-          draws: noise instead of the seed's (see `gen.decoding.draws`), for one batch.
+          top_k, top_p: keep the k most likely, or the smallest set of this probability.
+          known: int `(B, P)`, tokens to keep, -1 where one is to be made; not all families can.
+          draws: noise instead of the seed's, for one batch.
           keep_logits: also return what tokens were drawn from, after guidance.
           batch_size: rows decoded together.
           progress: called with the number of samples done after each batch.
-          options: the family's own (its `Options`), such as `more_smooth=True`.
+          options: the family's own, such as `more_smooth=True`.
 
         Returns:
-          `tokens` int32 `(B, P)`, `latents` float32 `(B, H, W, C)` of families that add up one,
-          `logits` float32 `(B, P, V)` if kept.
+          `tokens` (B, P[, C]), `latents` (B, H, W, C) if there are any, `logits` (B, P, V) if kept.
 
         Raises:
           UserError: a setting is out of range, unknown, or does not fit the model.
         """
         sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
-        scale_N = self.family.scales(guidance, guidance_interval)
         chosen = schema.build(self.family.Options, options, "options of sampling")
+        scale_N = self.family.scales(guidance, guidance_interval, chosen)
+        batch = check_condition(self.family.condition, num, labels, captions)
+        rows = len(next(iter(batch.values())))
+        known = check_known(self.family.layout, known, rows)
+        batch |= self.family.prepare(rows, known, chosen)
+        batch_size = min(batch_size, rows) if draws is None else rows
         static = {"num_guided": num_guided_steps(scale_N), "keep_logits": keep_logits}
-        condition = self._condition(num, labels, captions)
-        total = len(next(iter(condition.values())))
-        batch_size = min(batch_size, total) if draws is None else total
         run = self._program("sample", functools.partial(_sample, options=chosen, **static))
         done = []
-        for rows, batch in padded_batches(condition, batch_size):
-            noise = drawing.keyed(seed, rows) if draws is None else draws
-            done.append(run(self.params, self._put(batch), noise, scale_N, sampling))
+        for rows_B, part in padded_batches(batch, batch_size):
+            noise = drawing.keyed(seed, rows_B) if draws is None else draws
+            done.append(run(self.params, self._put(part), noise, scale_N, sampling))
             if progress:
                 jax.block_until_ready(done[-1])
-                progress(min(int(rows[-1]) + 1, total))
-        return {name: joined(done, name)[:total] for name in done[0]}
+                progress(min(int(rows_B[-1]) + 1, rows))
+        return {n: np.concatenate([np.asarray(d[n]) for d in done])[:rows] for n in done[0]}
 
     def from_data(self, data: np.ndarray) -> np.ndarray:
-        """The model's tokens of data as datasets hold them, where these differ (see `Family`)."""
+        """The model's tokens of data as datasets hold them (see `Family`)."""
         return self._translated("from_data", check_tokens(self.family.data_layout, data))
 
     def to_data(self, tokens: np.ndarray) -> np.ndarray:
@@ -196,30 +214,16 @@ class Generator:
         labels: Sequence[int] | None,
         captions: Captions | None,
         null: bool,
-    ) -> np.ndarray:
+        rows_B: np.ndarray | None = None,
+    ) -> Any:
         tokens = check_tokens(self.family.layout, tokens)
-        condition = self._condition(len(tokens), labels, captions, required=True)
-        if null and not self.family.condition.has_null:
-            raise UserError("this model has no null condition (drop_rate 0)")
+        condition = check_condition(
+            self.family.condition, len(tokens), labels, captions, required=True, null=null
+        )
         run = self._program(what, functools.partial(_teacher_forced, what=what))
         batch = self._put(condition | {"tokens": tokens})
-        return np.asarray(run(self.params, batch, np.full((len(tokens),), null)))
-
-    def _condition(
-        self, num: int | None, labels: Any, captions: Captions | None, required: bool = False
-    ) -> dict[str, np.ndarray]:
-        condition = self.family.condition
-        if condition.kind == "text":
-            if captions is None or labels is not None:
-                raise UserError("this is a text model: give captions, not labels")
-            return check_captions(condition, num, captions)
-        if captions is not None or (labels is None and required):
-            raise UserError("this is a class model: give labels, not captions")
-        if labels is None:
-            if num is None or num < 1:
-                raise UserError("give labels, or the number of samples (at least 1)")
-            labels = np.arange(num) % condition.num_classes
-        return {"label": check_labels(condition, num, labels)}
+        noise = {} if rows_B is None else {"draws": drawing.keyed(0, rows_B)}
+        return run(self.params, batch, np.full((len(tokens),), null), noise)
 
     def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """The batch on the device, or cut over the mesh where it divides."""
@@ -242,22 +246,15 @@ class Generator:
         return self._compiled[key]
 
 
-def joined(parts: list[dict[str, jax.Array]], name: str) -> np.ndarray:
-    """One entry of all parts, on the host, one after the other."""
-    return np.concatenate([np.asarray(part[name]) for part in parts])
-
-
 def _sample(
-    family, graphdef, params, condition, draws, scale_N, sampling,
-    *, num_guided, options, keep_logits,
-):  # fmt: skip
+    family, graphdef, params, batch, draws, scale_N, sampling, *, num_guided, options, keep_logits
+):
     """Traced body of `Generator.draw`."""
     model = nnx.merge(graphdef, params)
-    state, logits = family.sample(
-        model, condition, draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling,
+    return family.sample(
+        model, batch, draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling,
         options=options, keep_logits=keep_logits,
     )  # fmt: skip
-    return family.results(model, state) | ({"logits": logits} if keep_logits else {})
 
 
 def _translate(family, graphdef, params, rows, *, what):
@@ -265,11 +262,11 @@ def _translate(family, graphdef, params, rows, *, what):
     return getattr(family, what)(nnx.merge(graphdef, params), rows)
 
 
-def _teacher_forced(family, graphdef, params, batch, drop_B, *, what):
-    """Traced body of `Generator.nll` and `Generator.logits`."""
+def _teacher_forced(family, graphdef, params, batch, drop_B, noise, *, what):
+    """Traced body of `Generator.held_out` and `Generator.logits`."""
     condition = {name: batch[name] for name in family.condition_fields}
     model = nnx.merge(graphdef, params)
-    return getattr(family, what)(model, batch["tokens"], condition, drop_B=drop_B)
+    return getattr(family, what)(model, batch["tokens"], condition, drop_B=drop_B, **noise)
 
 
 def load(

@@ -16,19 +16,44 @@ from gen.models.conditioning import ConditionConfig
 Captions = tuple[np.ndarray, np.ndarray | None]
 
 
-def check_tokens(layout: Layout, tokens: np.ndarray) -> np.ndarray:
-    """Tokens as int32 of the layout's shape; a wrong id never raises inside the model."""
+def check_tokens(layout: Layout, tokens: np.ndarray, *, unknown: bool = False) -> np.ndarray:
+    """Tokens as int32, or latents as float32, of the layout's shape.
+
+    Args:
+      layout: what they must be.
+      tokens: `(B, *layout.sample_shape)`.
+      unknown: -1 may stand for a token that is to be made.
+
+    Raises:
+      UserError: shape, dtype or a value does not fit; a wrong id never raises inside the model.
+    """
     tokens = np.asarray(tokens)
     if tokens.ndim == 0 or tokens.shape[1:] != layout.sample_shape or not len(tokens):
-        raise UserError(f"tokens must have shape (B, {layout.num_positions}), not {tokens.shape}")
+        wanted = ", ".join(["B", *map(str, layout.sample_shape)])
+        raise UserError(f"tokens must have shape ({wanted}), not {tokens.shape}")
+    if layout.is_continuous:
+        if not np.issubdtype(tokens.dtype, np.floating) or not np.isfinite(tokens).all():
+            raise UserError(f"latents must be finite floats, not {tokens.dtype} or NaN")
+        return tokens.astype(np.float32)
     if not np.issubdtype(tokens.dtype, np.integer):
         raise UserError(f"tokens must be integers, not {tokens.dtype}")
-    if tokens.min() < 0 or tokens.max() >= max(layout.vocab_sizes):
+    limits_F, least = np.asarray(layout.vocab_sizes), -1 if unknown else 0
+    if tokens.min() < least or (tokens >= (limits_F if len(limits_F) > 1 else limits_F[0])).any():
         raise UserError(
             f"token ids lie in [0, {max(layout.vocab_sizes)}), "
             f"found {tokens.min()} to {tokens.max()}"
         )
     return tokens.astype(np.int32)
+
+
+def check_known(layout: Layout, known: np.ndarray | None, rows: int) -> np.ndarray | None:
+    """Tokens to start from, -1 where one is to be made, for so many samples; or none."""
+    if known is None:
+        return None
+    known = check_tokens(layout, known, unknown=True)
+    if len(known) != rows:
+        raise UserError(f"{len(known)} rows of known tokens for {rows} samples")
+    return known
 
 
 def check_labels(condition: ConditionConfig, num: int | None, labels: Sequence[int]) -> np.ndarray:
@@ -71,3 +96,35 @@ def check_captions(
     if num is not None and num != len(features):
         raise UserError(f"{len(features)} captions for {num} samples")
     return {"caption": features, "caption_valid": valid}
+
+
+def check_condition(
+    condition: ConditionConfig,
+    num: int | None,
+    labels: Sequence[int] | None,
+    captions: Captions | None,
+    *,
+    required: bool = False,
+    null: bool = False,
+) -> dict[str, np.ndarray]:
+    """The fields of a batch for `num` samples, or for as many as labels or captions are given.
+
+    Without labels, and unless they are `required`, a class model gets its classes in turn. `null`
+    asks for the null condition, which must be there.
+
+    Raises:
+      UserError: what is given does not fit the model, or too little is.
+    """
+    if null and not condition.has_null:
+        raise UserError("this model has no null condition (drop_rate 0)")
+    if condition.kind == "text":
+        if captions is None or labels is not None:
+            raise UserError("this is a text model: give captions, not labels")
+        return check_captions(condition, num, captions)
+    if captions is not None or (labels is None and required):
+        raise UserError("this is a class model: give labels, not captions")
+    if labels is None:
+        if num is None or num < 1:
+            raise UserError("give labels, or the number of samples (at least 1)")
+        labels = np.arange(num) % condition.num_classes
+    return {"label": check_labels(condition, num, labels)}

@@ -120,7 +120,7 @@ class SampleConfig:
     """How the model is best sampled: the defaults of `gen.sample`.
 
     `guidance` is the number that the published code takes (none: unguided); `guidance_interval`
-    is the last step after the first that is guided (-1: all).
+    is the last step after the first that is guided (-1: all). `options` are the family's own.
     """
 
     guidance: float | None = None
@@ -129,6 +129,13 @@ class SampleConfig:
     top_k: int = 0
     top_p: float = 1.0
     batch_size: int = 64
+    options: Any = None
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of `Generator.draw`."""
+        values = dataclasses.asdict(self)
+        options = values.pop("options")
+        return values | (options or {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,22 +166,31 @@ class Config:
 
 
 def config_class(values: dict[str, Any]) -> type:
-    """`Config` with the model's type filled in from the `family` field."""
+    """`Config` with the types that the family named in its `family` field gives it."""
     family = values.get("family")
     if family not in FAMILIES:
         raise UserError(f'config.family "{family}" is unknown{nearest(str(family), FAMILIES)}')
 
-    # Resolving annotations walks the bases, so only the field that differs is named.
-    model = FAMILIES[family].Config
-    return dataclasses.make_dataclass("Config", [("model", model)], bases=(Config,), frozen=True)
+    # Resolving annotations walks the bases, so only the fields that differ are named.
+    def typed(base: type, fields: list[Any]) -> type:
+        return dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
+
+    options = FAMILIES[family].Options
+    sample = typed(SampleConfig, [("options", options, dataclasses.field(default_factory=options))])
+    return typed(Config, [
+        ("model", FAMILIES[family].Config),
+        ("sample", sample, dataclasses.field(default_factory=sample)),
+    ])  # fmt: skip
 
 
 def from_json(values: dict[str, Any]) -> Config:
     """The config that `to_json` gave; raises `UserError` where a field is unknown or wrong."""
     typed = schema.build(config_class(values), values, "config")
-    return Config(
-        **{field.name: getattr(typed, field.name) for field in dataclasses.fields(Config)}
-    )
+
+    def plain(base: type, value: Any) -> Any:
+        return base(**{f.name: getattr(value, f.name) for f in dataclasses.fields(base)})
+
+    return dataclasses.replace(plain(Config, typed), sample=plain(SampleConfig, typed.sample))
 
 
 def read_file(path: Path, argument: str | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ guidance.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -18,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from gen import schema
 from gen.api import Generator, load
 from gen.config import Parser, overridden, split_overrides
 from gen.data import Dataset, Split, eval_batches
 from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest, note
 from gen.inputs import open_data
-from gen.metrics.likelihood import histogram_baseline, summarise_nll
+from gen.metrics.likelihood import histogram_baseline, summarise_loss, summarise_nll
 
 CONDITION_ARGUMENTS = {
     "class": lambda batch: {"labels": batch["label"]},
@@ -31,25 +31,35 @@ CONDITION_ARGUMENTS = {
 }
 
 
-def split_nll(generator: Generator, split: Split, *, batch_size: int) -> np.ndarray:
-    """Nats of every token of a split, in order: float32 `(N, P)`."""
+def split_scores(generator: Generator, split: Split, *, batch_size: int) -> dict[str, np.ndarray]:
+    """`Generator.held_out` of every example of a split, in order: `(N, P)` and `(N,)` by name."""
     arguments = CONDITION_ARGUMENTS[generator.family.condition.kind]
-    parts = []
+    parts: list[dict[str, np.ndarray]] = []
+    done = 0
     for batch in eval_batches(split, batch_size):
-        nll = generator.nll(generator.from_data(batch["tokens"]), **arguments(batch))
-        parts.append(nll[batch["weight"] > 0])
-    return np.concatenate(parts)
+        tokens = generator.from_data(batch["tokens"])
+        found = generator.held_out(tokens, **arguments(batch), first=done)
+        parts.append({name: rows[batch["weight"] > 0] for name, rows in found.items()})
+        done += len(tokens)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def likelihood(generator: Generator, split: Split, *, batch_size: int) -> dict[str, float]:
-    """Nats per token and bits per dim, and nats per token of each of the family's groups.
+def held_out(generator: Generator, split: Split, *, batch_size: int) -> dict[str, float]:
+    """What a split's examples are worth to the model: likelihood, or its loss.
 
-    A dim is one position of the data: a token, or a pixel for the digits.
+    Nats per token and bits per dim where it has a likelihood, or bounds one from above
+    (`is_bound` 1); else the mean of its loss and the standard error. Then the means of what else
+    the family tells apart. A dim is one position of the data: a token, or a pixel for the digits.
     """
-    nll_NP = split_nll(generator, split, batch_size=batch_size)
-    result = summarise_nll(nll_NP, num_dims=generator.family.data_layout.num_positions)
-    groups = {f"nll/{n}": float(nll_NP[:, p].mean()) for n, p in generator.family.groups.items()}
-    return result | groups
+    family = generator.family
+    scores = split_scores(generator, split, batch_size=batch_size)
+    rows_NP = scores.pop(family.measure)
+    if family.measure == "nll":
+        result = summarise_nll(rows_NP, num_dims=family.data_layout.num_positions)
+        result |= {"is_bound": 1} if family.is_bound else {}
+    else:
+        result = summarise_loss(rows_NP, name=family.measure)
+    return result | {name: float(rows_N.mean()) for name, rows_N in scores.items()}
 
 
 def arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -63,11 +73,13 @@ def sampled(
 ) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
     """Samples `(N, P)` as the data has them, under a name and with the settings they were drawn by.
 
-    `unguided` is at temperature 1 without filters; `guided` at the config's sampling settings.
+    `unguided` is at temperature 1 without filters, with the family's options of the config;
+    `guided` at the config's sampling settings.
     """
-    guided = dataclasses.asdict(generator.config.sample)
+    guided = generator.config.sample.settings()
     del guided["batch_size"]
-    for name, choice in {"unguided": {}, "guided": guided}.items():
+    options = {name: guided[name] for name in schema.hints(generator.family.Options)}
+    for name, choice in {"unguided": options, "guided": guided}.items():
         tokens_NP = generator.sample(
             seed, labels=labels_N, batch_size=min(len(labels_N), 512), **choice
         )
@@ -141,7 +153,7 @@ def evaluate(
     batch_size = generator.config.eval.batch_size
     result: dict[str, Any] = {
         "split": split,
-        "likelihood": likelihood(generator, dataset.split(split), batch_size=batch_size),
+        "held_out": held_out(generator, dataset.split(split), batch_size=batch_size),
     }
     for name in scores:
         result[name] = SAMPLE_SCORES[name](generator, dataset, num_samples=num_samples, seed=seed)

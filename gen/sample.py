@@ -84,6 +84,8 @@ def open_tokenizer(path: str, layout: Layout) -> tuple[tokenizers.Tokenizer, tup
       UserError: the file is no tokenizer, or its tokens are not the generator's.
     """
     tokenizer = tokenizers.load(path)
+    if layout.is_continuous:  # of latents at several scales, the last are what is decoded
+        layout = dataclasses.replace(layout, geometry="grid", shapes=layout.shapes[-1:])
     sides = tuple(n * factor for n, factor in zip(layout.shapes[-1], tokenizer.downsample))
     shape = sides[1:] if layout.shapes[-1][0] == 1 else sides
     differing = layout.differences(tokenizer.layout(shape))
@@ -97,20 +99,26 @@ def open_tokenizer(path: str, layout: Layout) -> tuple[tokenizers.Tokenizer, tup
 
 def save_pixels(
     folder: Path,
-    tokens_NP: np.ndarray,
+    drawn: dict[str, np.ndarray],
     tokenizer: tokenizers.Tokenizer,
     shape: tuple[int, ...],
     *,
     keep: int,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Decodes and writes `00000.png` and so on; returns the first `keep`, uint8 (N, H, W, 3)."""
+    """Decodes and writes `00000.png` and so on; returns the first `keep`, uint8 (N, H, W, 3).
+
+    Latents are decoded where the generator gives them: some options smooth these alone.
+    """
     ensure_writable(folder)
-    kept = []
-    with tqdm(total=len(tokens_NP), unit="image", desc="decoding", delay=0.5) as bar:
-        for start in range(0, len(tokens_NP), batch_size):
-            rows = tokens_NP[start : start + batch_size]
-            pixels = tokenizer.decode(rows, shape, batch_size=batch_size)
+    kept, total = [], len(drawn["tokens"])
+    with tqdm(total=total, unit="image", desc="decoding", delay=0.5) as bar:
+        for start in range(0, total, batch_size):
+            rows = slice(start, start + batch_size)
+            if "latents" in drawn:
+                pixels = tokenizer.decode_latents(drawn["latents"][rows], batch_size=batch_size)
+            else:
+                pixels = tokenizer.decode(drawn["tokens"][rows], shape, batch_size=batch_size)
             images = tokenizer.to_uint8(pixels)
             for index, image in enumerate(images, start):
                 Image.fromarray(image).save(folder / f"{index:05d}.png")
@@ -147,6 +155,10 @@ def make_parser() -> Parser:
     add("--top-k", help="keep the k most likely tokens; 0 keeps all")
     add("--top-p", help="keep the smallest set of this probability; 1 keeps all")
     add("--batch-size", help="samples decoded together")
+    add("--option", action="append", default=[], metavar="NAME=VALUE",
+        help="an option of the model's kind, such as more_smooth=true")  # fmt: skip
+    add("--known", metavar="FILE.npy",
+        help="tokens (N, P) to keep, -1 where one is to be made; not all models can")  # fmt: skip
     add("--seed", type=int, default=0)
     add("--raw", action="store_true", help="use the weights, not their average")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
@@ -154,14 +166,30 @@ def make_parser() -> Parser:
     return parser
 
 
-def settings_from(args: Any, defaults: SampleConfig) -> dict[str, Any]:
+def settings_from(args: Any, generator: Generator) -> dict[str, Any]:
     """The config's sampling settings with those given on the command line in their place."""
-    settings = {}
+    settings, options = generator.config.sample.settings(), generator.family.Options
     for name, kind in schema.hints(SampleConfig).items():
-        text = getattr(args, name)
-        flag = "--" + name.replace("_", "-")
-        settings[name] = getattr(defaults, name) if text is None else schema.parse(kind, text, flag)
-    return settings
+        text = getattr(args, name, None)
+        if text is not None:
+            settings[name] = schema.parse(kind, text, "--" + name.replace("_", "-"))
+    given: dict[str, Any] = {}
+    for pair in args.option:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError(f"--option takes NAME=VALUE, not {pair}")
+        schema.override(options, given, name, text, root="options of sampling")
+    return settings | given
+
+
+def read_known(path: str | None) -> np.ndarray | None:
+    """Tokens known in advance; what they must be is checked where they are used."""
+    if path is None:
+        return None
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--known {path} cannot be read: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(args.out)
     ensure_writable(out.parent)
     generator = load(args.run, averaged=not args.raw, dtype=args.dtype)
-    settings = settings_from(args, generator.config.sample)
+    settings = settings_from(args, generator)
     prompts = prompts_for(args, generator)
     layout = generator.family.layout
     tokenizer = open_tokenizer(args.tokenizer, layout) if args.tokenizer else None
@@ -220,6 +248,7 @@ def main(argv: list[str] | None = None) -> None:
     with tqdm(total=len(prompts.names), unit="sample", desc="sampling", delay=0.5) as bar:
         drawn = generator.draw(
             args.seed,
+            known=read_known(args.known),
             **prompts.arguments,
             progress=lambda done: bar.update(done - bar.n),
             **settings,
@@ -228,7 +257,7 @@ def main(argv: list[str] | None = None) -> None:
     record = json.dumps({"run": args.run, "seed": args.seed, **settings})
     tokens_file, picture = (out.with_name(out.name + ending) for ending in (".npz", ".png"))
     np.savez(tokens_file, tokens=tokens_NP, **prompts.record, settings=record)
-    images = save_pixels(out, tokens_NP, *tokenizer, keep=100) if tokenizer else None
+    images = save_pixels(out, drawn, *tokenizer, keep=100) if tokenizer else None
     save_samples(
         picture,
         generator.to_data(tokens_NP[:100]),

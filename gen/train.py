@@ -26,7 +26,7 @@ from gen.api import Generator
 from gen.config import Config
 from gen.data import Dataset
 from gen.errors import UserError, ensure_writable, exit_on_user_error
-from gen.evaluate import check_scores, evaluate, likelihood
+from gen.evaluate import check_scores, evaluate, held_out
 from gen.families.base import count_parameters
 from gen.inputs import class_names, open_data
 from gen.sample import save_samples
@@ -88,7 +88,8 @@ def prepare(argv: list[str] | None) -> Run:
             raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
         mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
         trainer = Trainer(config, mesh)
-        trainer.family.scales(config.sample.guidance, config.sample.guidance_interval)
+        sample = config.sample
+        trainer.family.scales(sample.guidance, sample.guidance_interval, sample.options)
         dataset = open_data(config, trainer.family)
         source = checkpoint.find(args.init_from) if args.init_from else None
     distributed.check_shared(workdir)
@@ -162,7 +163,8 @@ def train(run: Run) -> Generator:
         start, total = int(state.step), config.train.steps
         params = trainer.averaged(state)
         generator = Generator(config, params, mesh=trainer.mesh, dtype=config.train.dtype)
-        logs = Logs(run.workdir, start=start, total=total)
+        measure = {"nll": "nats_per_token"}.get(trainer.family.measure, trainer.family.measure)
+        logs = Logs(run.workdir, start=start, total=total, measure=measure)
         stack.callback(logs.close)
         if run.init_from and start == 0:
             log_held_out(run, generator, logs, 0)
@@ -204,8 +206,8 @@ def log_held_out(run: Run, generator: Generator, logs: Logs, step: int) -> None:
     config = run.config
     if config.data.valid:
         split = run.dataset.split(config.data.valid)
-        held_out = likelihood(generator, split, batch_size=config.eval.batch_size)
-        logs.write(step, {f"valid/{name}": value for name, value in held_out.items()})
+        scores = held_out(generator, split, batch_size=config.eval.batch_size)
+        logs.write(step, {f"valid/{name}": value for name, value in scores.items()})
 
 
 def finish(run: Run, generator: Generator) -> dict[str, Any]:
@@ -228,7 +230,7 @@ def finish(run: Run, generator: Generator) -> dict[str, Any]:
 def draw_samples(run: Run, generator: Generator) -> None:
     """Writes `samples.png`: up to a hundred samples, all classes in turn."""
     config, family = run.config, run.trainer.family
-    settings, num_classes = dataclasses.asdict(config.sample), family.condition.num_classes
+    settings, num_classes = config.sample.settings(), family.condition.num_classes
     labels_N = np.arange(100 if num_classes >= 10 else 10 * num_classes) % num_classes
     tokens_NP = generator.sample(config.train.seed, labels=labels_N, **settings)
     samples_NP = generator.to_data(tokens_NP)

@@ -225,7 +225,7 @@ def test_a_run_leaves_what_it_promises(run_folder):
 def test_published_configs_run_without_data(tmp_path, spec):
     train.main(["--config", f"{tiny.ROOT}/configs/{spec}", "--workdir", str(tmp_path / "run")])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["steps"] == 4 and np.isfinite(result["likelihood"]["nats_per_token"])
+    assert result["steps"] == 4 and np.isfinite(result["held_out"]["nats_per_token"])
     assert result["config"]["data"]["name"] == "random"
     assert (tmp_path / "run" / "samples.png").exists() == ("t2i" not in spec)
 
@@ -268,6 +268,6 @@ def test_evaluate_prints_json(run_folder, tmp_path, capsys):
     evaluate.main([str(run_folder), "--split", "test", "--out", str(tmp_path / "e.json")])
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "e.json").read_text())
-    assert printed["likelihood"]["count"] == 64
-    nats = printed["likelihood"]["nats_per_token"]
-    assert np.isclose(printed["likelihood"]["bits_per_dim"], nats / np.log(2))
+    assert printed["held_out"]["count"] == 64
+    nats = printed["held_out"]["nats_per_token"]
+    assert np.isclose(printed["held_out"]["bits_per_dim"], nats / np.log(2))

@@ -111,7 +111,7 @@ def test_images_are_read_as_they_are_needed(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(code_folders, "READ_AHEAD", 8)
     monkeypatch.setattr(code_folders.Images, "read", lambda self, number: seen.append(number))
-    stream = code_folders._records(images, images.numbers, code_folders._bar(False, 40))
+    stream = code_folders.records_of(images, images.numbers, code_folders.progress_bar(False, 40))
     next(stream)
     assert 0 < len(seen) <= 8
     assert len(list(stream)) == 39 and sorted(seen) == list(range(40))

@@ -142,7 +142,7 @@ def test_training_goes_on_from_converted_weights(converted, tmp_path, capsys):
     fields = {"config.data.name": "codes", "config.data.dir": str(tmp_path / "data")}
     flags = [f"--{name}={value}" for name, value in fields.items()]
     evaluate.main([str(converted), "--split", "train", *flags])
-    printed = json.loads(capsys.readouterr().out)["likelihood"]
+    printed = json.loads(capsys.readouterr().out)["held_out"]
     model = json.loads(json.dumps(gen.load(converted).config.to_json()))["model"]
     config = tiny.write_config(tmp_path / "tiny.py", model=model)
     run = tmp_path / "run"

@@ -143,12 +143,12 @@ def test_cached_equals_full(case, guidance):
     null_BPV = full(params, np.ones(BATCH, bool))
     expected_BPV = guide(cond_BPV, null_BPV, scale_N[step_of_positions(family)][:, None])
 
-    state, logits_BPV = decode(family, params, condition, tokens_BP, scale_N)
-    np.testing.assert_array_equal(state.tokens, tokens_BP)
+    found = decode(family, params, condition, tokens_BP, scale_N)
+    np.testing.assert_array_equal(found["tokens"], tokens_BP)
     assert np.std(expected_BPV) > 0.1, "the case would pass with a dead model"
     # Tokens were drawn at random, so most are not the greedy ones.
     assert np.mean(np.argmax(expected_BPV, -1) == tokens_BP) < 0.6
-    np.testing.assert_allclose(logits_BPV, expected_BPV, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(found["logits"], expected_BPV, atol=1e-5, rtol=1e-5)
 
 
 def test_plan_of_next_token():

@@ -14,9 +14,9 @@ def test_digits_llamagen(tmp_path):
     )
     assert run.returncode == 0, run.stderr[-3000:]
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["split"] == "test" and result["likelihood"]["count"] == 297
+    assert result["split"] == "test" and result["held_out"]["count"] == 297
     assert result["cpu_seconds"] <= 480
-    assert result["likelihood"]["bits_per_dim"] <= 1.72
+    assert result["held_out"]["bits_per_dim"] <= 1.72
     unguided, guided = result["digits"]["unguided"], result["digits"]["guided"]
     assert unguided["num_samples"] == 1500
     assert unguided["class_accuracy"] >= 0.90

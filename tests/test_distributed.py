@@ -114,7 +114,7 @@ def test_two_processes_take_the_steps_of_one(alone, tmp_path):
     assert_same_run(expected, tmp_path)
     assert [r["step"] for r in metrics(tmp_path) if "loss" in r] == list(range(1, STEPS + 1))
     results = [json.loads((run / "result.json").read_text()) for run in (expected, tmp_path)]
-    nats = [result["likelihood"]["nats_per_token"] for result in results]
+    nats = [result["held_out"]["nats_per_token"] for result in results]
     np.testing.assert_allclose(*nats, rtol=1e-6)
     assert "process 0 of 2" in errors and "process 1 of 2" in errors_1
     assert "2 of 4 devices" in errors_1

@@ -65,15 +65,14 @@ def test_sampler_exports(guidance, case):
     graphdef, shapes = nnx.split(abstract_model(family))
 
     def sample(params, condition, key, sample_B):
-        state, _ = family.sample(
+        return family.sample(
             nnx.merge(graphdef, params),
             condition,
             draws=drawing.KeyedDraws(key, sample_B),
             scale_N=scale_N,
             num_guided=num_guided_steps(scale_N),
             sampling=token_sampling(top_k=5, top_p=0.9),
-        )
-        return state.tokens
+        )["tokens"]
 
     arguments = (
         nnx.to_pure_dict(shapes),

@@ -9,7 +9,7 @@ from flax import traverse_util
 import gen
 from gen import sharding, train
 from gen.errors import UserError
-from gen.evaluate import likelihood
+from gen.evaluate import held_out
 from gen.training.init_from import adapt, start_from
 from gen.training.logs import Logs, read_metrics
 from gen.training.state import Trainer
@@ -85,9 +85,9 @@ def test_first_loss_is_that_of_the_weights(source, tmp_path):
     nll = gen.load(source).nll(np.asarray(rows["tokens"]), labels=np.asarray(rows["label"]))
     np.testing.assert_allclose(first["loss"], nll.mean(), rtol=1e-5)
     # Before the first step the run scores what `gen.evaluate` does.
-    held_out = likelihood(gen.load(source), run.dataset.split("test"), batch_size=64)
+    scores = held_out(gen.load(source), run.dataset.split("test"), batch_size=64)
     assert start["step"] == 0 and first["step"] == 1
-    np.testing.assert_allclose(start["valid/nats_per_token"], held_out["nats_per_token"], rtol=1e-6)
+    np.testing.assert_allclose(start["valid/nats_per_token"], scores["nats_per_token"], rtol=1e-6)
 
 
 def test_step_0_is_logged_once(tmp_path):

@@ -4,8 +4,8 @@ Axes: B samples, Q rows (samples, or twice as many while a null branch runs), N 
 W slots fed in one step, R positions sampled in one step, T slots of the cache, V vocabulary.
 
 A Python loop over phases, each one `lax.scan`: few programs to compile, static shapes
-throughout. The loop knows tokens, masks and caches; what a slot holds, how hidden states become
-logits and where tokens go is the family's.
+throughout. The loop knows steps, masks and caches; what a slot holds, what is drawn from hidden
+states and where it goes is the family's.
 """
 
 from __future__ import annotations
@@ -24,17 +24,31 @@ from gen.layouts import Layout
 from gen.models import backbone, conditioning
 
 
+class Drawing(NamedTuple):
+    """How a step draws what it samples.
+
+    `guided` says whether rows are [conditional; null], `scale` is the step's guidance scale,
+    `draws` where noise comes from and `options` the family's own.
+    """
+
+    guided: bool
+    scale: Any
+    sampling: tokens.TokenSampling
+    draws: Any
+    options: Any
+
+
 class Sampled(NamedTuple):
     """What a step gives to commit.
 
-    Token ids, the filtered logits they were drawn from, where further noise comes from, and the
-    family's own options.
+    `tokens_BR` are ids, or latents `(B, R, C)`. Where they were drawn from logits, `logits_BRV`
+    are these after guidance and `filtered_BRV` after temperature and filters too.
     """
 
     tokens_BR: jax.Array
-    logits_BRV: jax.Array
-    draws: Any
-    options: Any
+    how: Drawing
+    logits_BRV: jax.Array | None = None
+    filtered_BRV: jax.Array | None = None
 
 
 class Sequential(Protocol):
@@ -49,11 +63,29 @@ class Sequential(Protocol):
         self, model: nnx.Module, state: Any, prompt: conditioning.Prompt, now: Now
     ) -> jax.Array: ...
 
-    def predict_at(
-        self, model: nnx.Module, hidden: list[jax.Array], prompt: conditioning.Prompt, now: Now
-    ) -> jax.Array: ...
+    def draw_at(
+        self,
+        model: nnx.Module,
+        hidden: list[jax.Array],
+        prompt: conditioning.Prompt,
+        now: Now,
+        how: Drawing,
+    ) -> Sampled: ...
 
     def commit(self, model: nnx.Module, state: Any, sampled: Sampled, now: Now) -> Any: ...
+
+
+def draw_tokens(logits_QRV: jax.Array, now: Now, how: Drawing) -> Sampled:
+    """Guidance at the logits, then one token per position."""
+    logits_BRV = logits_QRV
+    if how.guided:
+        cond_BRV, null_BRV = jnp.split(logits_QRV, 2)
+        logits_BRV = guidance.guide(cond_BRV, null_BRV, how.scale)
+    noise = None
+    if not how.sampling.greedy:
+        noise = how.draws.gumbel("token", now.index, logits_BRV.shape[1:])
+    chosen_BR, filtered_BRV = tokens.choose(logits_BRV, how.sampling, noise)
+    return Sampled(chosen_BR, how, logits_BRV, filtered_BRV)
 
 
 def with_validity(mask_WT: jax.Array, slots_W: jax.Array, valid_QT: jax.Array | None) -> jax.Array:
@@ -193,17 +225,10 @@ def _run_phase(
             rope=values.get("rope_W2C"),
             taps=plan.taps,
         )
-        logits_QRV = family.predict_at(model, hidden, prompt, now)
-        if guided:
-            cond_BRV, null_BRV = jnp.split(logits_QRV, 2)
-            logits_QRV = guidance.guide(cond_BRV, null_BRV, values["scale"])
-        noise = None
-        if not sampling.greedy:
-            noise = draws.gumbel("token", now.index, logits_QRV.shape[1:])
-        chosen_BR, filtered_BRV = tokens.choose(logits_QRV, sampling, noise)
-        sampled = Sampled(chosen_BR, filtered_BRV, draws, options)
+        how = Drawing(guided, values["scale"], sampling, draws, options)
+        sampled = family.draw_at(model, hidden, prompt, now, how)
         state = family.commit(model, state, sampled, now)
-        return (caches, state), logits_QRV if keep_logits else None
+        return (caches, state), sampled.logits_BRV if keep_logits else None
 
     if phase.num_steps == 1:
         # Alone, a step keeps its arrays as constants, and a family may build shapes on them.

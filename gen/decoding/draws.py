@@ -4,8 +4,8 @@ Axes: B batch, N steps, R positions sampled in one step.
 
 A loop asks for noise by purpose and step. By default it is folded from the seed, the index of
 the sample, the step and the purpose: sample i draws the same numbers whatever the batch size or
-the number of devices. Tests and comparisons hand in recorded noise instead. Any pytree with a
-`gumbel` of this signature serves.
+the number of devices. Tests and comparisons hand in recorded noise instead. Any pytree with
+methods of these signatures serves.
 """
 
 from __future__ import annotations
@@ -26,12 +26,23 @@ class KeyedDraws:
     key: jax.Array
     sample_B: jax.Array
 
-    def gumbel(self, purpose: str, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def gumbel(self, purpose: str, step: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
         """Standard Gumbel noise, float32 `(B,) + shape`."""
+        return jax.vmap(lambda key: jax.random.gumbel(key, shape))(self.keys(purpose, step))
+
+    def normal(self, purpose: str, step: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
+        """Standard Gaussian noise, float32 `(B,) + shape`."""
+        return jax.vmap(lambda key: jax.random.normal(key, shape))(self.keys(purpose, step))
+
+    def uniform(self, purpose: str, step: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
+        """Noise uniform on [0, 1), float32 `(B,) + shape`."""
+        return jax.vmap(lambda key: jax.random.uniform(key, shape))(self.keys(purpose, step))
+
+    def keys(self, purpose: str, step: jax.Array | int) -> jax.Array:
+        """A key for each row, `(B,)`."""
         key = jax.random.fold_in(self.key, zlib.crc32(purpose.encode()))
         key = jax.random.fold_in(key, step)
-        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, self.sample_B)
-        return jax.vmap(lambda k: jax.random.gumbel(k, shape))(keys_B)
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, self.sample_B)
 
 
 @struct.dataclass
@@ -40,12 +51,15 @@ class RecordedDraws:
 
     noise: dict[str, jax.Array]
 
-    def gumbel(self, purpose: str, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def gumbel(self, purpose: str, step: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
         """The recorded rows of this step; raises `UserError` for a purpose not recorded."""
         if purpose not in self.noise:
             raise UserError(f'no noise was recorded for "{purpose}", only {sorted(self.noise)}')
         rows = jnp.asarray(self.noise[purpose])[step]
         return rows[(slice(None), *(slice(n) for n in shape))]
+
+    # Whoever recorded the noise knows what it is; asked for in any way, it is what was recorded.
+    normal = uniform = gumbel
 
 
 def keyed(seed: int | jax.Array, indices_B: jax.Array) -> KeyedDraws:

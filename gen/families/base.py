@@ -1,12 +1,10 @@
 """The contract of a family: what differs between generators, and nothing else.
 
-Axes: B samples, Q rows (samples, or twice as many under guidance), P positions, S slots,
-W slots fed in one step, R positions sampled in one step, D width, V vocabulary.
+Axes: B samples, P positions, N calls of the network.
 
 A family is a value made from its config. It owns no parameters: `build` makes a module that
-holds them, and every other method is a pure function of that module. `inputs_at` must equal rows
-of `inputs`, and `predict_at` rows of `predict`: that is what makes cached decoding equal the
-full forward.
+holds them, and every other method is a pure function of that module. What a position holds is
+called its token: an id, or the floats of a continuous latent (see `gen.layouts`).
 """
 
 from __future__ import annotations
@@ -18,15 +16,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx, struct, traverse_util
 
-from gen.decoding import cached, draws, tokens
-from gen.decoding.cached import Sampled
-from gen.decoding.plan import Now, Plan
+from gen.decoding import draws, tokens
 from gen.errors import UserError
 from gen.layouts import Layout
-from gen.models.conditioning import ConditionConfig, Prompt
+from gen.models.conditioning import ConditionConfig
 from gen.models.layers import Buffer
 
 
@@ -47,16 +42,20 @@ class Family(abc.ABC):
 
     Attributes:
       config: an instance of the subclass's `Config`.
-      plan: static steps, positions and phases.
       layout: what a sample is; data must agree.
       condition: what it is conditioned on; data must agree.
       groups: name -> positions whose loss is also told apart, such as those of a scale.
+      Options: frozen dataclass of options of sampling of its own.
+      measure: what `held_out` gives for each position: "nll" (nats) where the model has a
+        likelihood, else the name of its loss.
+      is_bound: the nll bounds -log p from above.
     """
 
     Config: ClassVar[type]
     Options: ClassVar[type] = NoOptions
+    measure: ClassVar[str] = "nll"
+    is_bound: ClassVar[bool] = False
 
-    plan: Plan
     layout: Layout
     condition: ConditionConfig
     groups: dict[str, np.ndarray]
@@ -70,8 +69,10 @@ class Family(abc.ABC):
         """What a sample of the data is; another than `layout` if the model makes its tokens."""
         return self.layout
 
-    def from_data(self, model: nnx.Module, data: jax.Array) -> jax.Array:
-        """The tokens of data of `data_layout`."""
+    def from_data(
+        self, model: nnx.Module, data: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
+        """The tokens of data of `data_layout`; `key` where these are drawn, as in training."""
         return data
 
     def to_data(self, model: nnx.Module, tokens_BP: jax.Array) -> jax.Array:
@@ -83,102 +84,63 @@ class Family(abc.ABC):
         """A module with `condition` and `backbone`, float32 parameters, computing in `dtype`."""
 
     @abc.abstractmethod
-    def inputs(self, model: nnx.Module, tokens_BP: jax.Array, prompt: Prompt) -> jax.Array:
-        """Teacher-forced inputs of all slots, `(B, S, D)`."""
-
-    @abc.abstractmethod
-    def inputs_at(
-        self, model: nnx.Module, state: DecodeState, prompt: Prompt, now: Now
-    ) -> jax.Array:
-        """The same for the slots fed in one step of decoding, `(Q, W, D)`: rows of `inputs`.
-
-        `prompt` has Q rows; the state's B tokens serve each branch.
-        """
-
-    @abc.abstractmethod
-    def predict(self, model: nnx.Module, hidden: list[jax.Array], prompt: Prompt) -> jax.Array:
-        """Logits of all positions, float32 `(B, P, V)`, from the hidden states at the taps."""
-
-    @abc.abstractmethod
-    def predict_at(
-        self, model: nnx.Module, hidden: list[jax.Array], prompt: Prompt, now: Now
-    ) -> jax.Array:
-        """Logits of the positions of one step, `(Q, R, V)`, from the rows to read."""
-
-    @abc.abstractmethod
-    def guidance(self, number: float, interval: int) -> np.ndarray:
-        """The published code's guidance number as a scale per step, `(N,)`; 1 is unguided."""
-
-    def begin(self, model: nnx.Module, batch: int) -> DecodeState:
-        """The state before the first step."""
-        return DecodeState(jnp.zeros((batch, *self.layout.sample_shape), jnp.int32))
-
-    def commit(
-        self, model: nnx.Module, state: DecodeState, sampled: Sampled, now: Now
-    ) -> DecodeState:
-        """Writes the tokens of one step; targets beyond the last position are padding."""
-        tokens = state.tokens.at[:, now.target_R].set(sampled.tokens_BR, mode="drop")
-        return state.replace(tokens=tokens)
-
-    def results(self, model: nnx.Module, state: DecodeState) -> dict[str, jax.Array]:
-        """What sampling gives: `tokens`, and `latents` `(B, H, W, C)` where a family has them."""
-        return {"tokens": state.tokens}
-
-    # What follows serves every family as it is.
-
-    def logits(
-        self,
-        model: nnx.Module,
-        tokens_BP: jax.Array,
-        condition: dict[str, jax.Array],
-        *,
-        drop_B: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Teacher-forced logits, float32 `(B, P, V)`; `drop_B` marks null rows."""
-        prompt = model.condition(condition, drop_B)
-        x_BSD = self.inputs(model, tokens_BP, prompt)
-        slots_S = jnp.arange(x_BSD.shape[1])
-        mask = cached.with_validity(jnp.asarray(self.plan.mask_SS), slots_S, prompt.valid_BT)
-        rope = None if self.plan.rope_S2C is None else jnp.asarray(self.plan.rope_S2C)
-        hidden = model.backbone(
-            x_BSD, mask=mask, rope=rope, cond=prompt.cond, key=key, taps=self.plan.taps
-        )
-        return self.predict(model, hidden, prompt)
-
-    def nll(
-        self,
-        model: nnx.Module,
-        tokens_BP: jax.Array,
-        condition: dict[str, jax.Array],
-        *,
-        drop_B: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        """-log p of each token in nats, float32, of the shape of the tokens."""
-        logits_BPV = self.logits(model, tokens_BP, condition, drop_B=drop_B, key=key)
-        return optax.softmax_cross_entropy_with_integer_labels(logits_BPV, tokens_BP)
-
     def loss(
         self, model: nnx.Module, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean NLL of a training batch with guidance dropout and dropouts, and its metrics."""
-        drop_key, noise_key = jax.random.split(key)
-        rows = batch["tokens"].shape[0]
-        drop_B = None
-        if self.condition.drop_rate:
-            drop_B = jax.random.bernoulli(drop_key, self.condition.drop_rate, (rows,))
-        condition = {name: batch[name] for name in self.condition_fields}
-        tokens = self.from_data(model, batch["tokens"])
-        nll = self.nll(model, tokens, condition, drop_B=drop_B, key=noise_key)
-        # Per sample first: one long float32 sum would lose digits that depend on the mesh.
-        loss = jnp.mean(jnp.mean(nll.reshape(rows, -1), axis=1))
-        return loss, {f"nll/{name}": jnp.mean(nll[:, part]) for name, part in self.groups.items()}
+        """Mean loss of a training batch with all its randomness, and metrics by name."""
 
+    @abc.abstractmethod
+    def held_out(
+        self,
+        model: nnx.Module,
+        tokens_BP: jax.Array,
+        condition: dict[str, jax.Array],
+        *,
+        draws: draws.KeyedDraws | Any,
+        drop_B: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """What the model makes of given tokens, without dropout.
+
+        Args:
+          model: the family's module.
+          tokens_BP: of `layout`.
+          condition: fields of a batch.
+          draws: noise of estimates, a key per row.
+          drop_B: rows that get the null condition.
+
+        Returns:
+          `measure` -> float32 of a number per token, `(B, P)`; and further names -> `(B,)`, such
+          as the mean of a group.
+        """
+
+    @abc.abstractmethod
+    def num_steps(self, options: Any) -> int:
+        """N, calls of the network (with a scale of guidance each) to make a sample."""
+
+    @abc.abstractmethod
+    def guidance(self, number: float, interval: int, options: Any) -> np.ndarray:
+        """The published code's guidance number as a scale per step, `(N,)`; 1 is unguided."""
+
+    def prepare(self, rows: int, known: np.ndarray | None, options: Any) -> dict[str, np.ndarray]:
+        """What sampling needs from the host beside the condition: name -> `(B, ...)`.
+
+        Args:
+          rows: B.
+          known: int `(B, P)`, -1 where a token is to be made; none: everywhere.
+          options: an instance of `Options`.
+
+        Raises:
+          UserError: this kind of generator cannot start from tokens known in advance.
+        """
+        if known is not None:
+            raise UserError("this kind of generator cannot start from known tokens")
+        return {}
+
+    @abc.abstractmethod
     def sample(
         self,
         model: nnx.Module,
-        condition: dict[str, jax.Array],
+        batch: dict[str, jax.Array],
         *,
         draws: draws.KeyedDraws | Any,
         scale_N: jax.Array,
@@ -186,27 +148,46 @@ class Family(abc.ABC):
         sampling: tokens.TokenSampling,
         options: Any = None,
         keep_logits: bool = False,
-    ) -> tuple[DecodeState, jax.Array | None]:
-        """Decodes a batch; see `gen.decoding.cached.sample`."""
-        return cached.sample(
-            self, model, condition, draws=draws, scale_N=scale_N, num_guided=num_guided,
-            sampling=sampling, options=options or self.Options(), keep_logits=keep_logits,
-        )  # fmt: skip
+    ) -> dict[str, jax.Array]:
+        """Decodes a batch.
+
+        Args:
+          model: the family's module, in the dtype to compute in.
+          batch: fields of the condition and what `prepare` gave.
+          draws: noise, see `gen.decoding.draws`.
+          scale_N: guidance scale of each step; may be traced.
+          num_guided: steps up to the last guided one (static); later steps run one branch.
+          sampling: temperature and filters.
+          options: an instance of `Options` (static); `Options()` by default.
+          keep_logits: also return `logits`, float32 `(B, P, V)`.
+
+        Returns:
+          `tokens` of `layout`, and `latents` `(B, H, W, C)` where there are any.
+        """
+
+    # What follows serves every family as it is.
 
     @property
     def condition_fields(self) -> tuple[str, ...]:
         """Names of the batch's fields that hold the condition."""
         return ("label",) if self.condition.kind == "class" else ("caption", "caption_valid")
 
-    def scales(self, number: float | None, interval: int = -1) -> np.ndarray:
-        """Guidance scale per step, `(N,)`; all 1 for None.
+    def null_rows(self, key: jax.Array, rows: int) -> jax.Array | None:
+        """Which rows of a training batch get the null condition, bool `(B,)`; none: no row."""
+        if not self.condition.drop_rate:
+            return None
+        return jax.random.bernoulli(key, self.condition.drop_rate, (rows,))
+
+    def scales(self, number: float | None, interval: int = -1, options: Any = None) -> np.ndarray:
+        """Guidance scale per step, `(N,)`; all 1 for None. `options` default to `Options()`.
 
         Raises:
           UserError: guidance was asked of a model that has no null condition.
         """
+        options = options or self.Options()
         if number is None:
-            return np.ones((self.plan.num_steps,), np.float32)
-        scale_N = self.guidance(number, interval)
+            return np.ones((self.num_steps(options),), np.float32)
+        scale_N = self.guidance(number, interval, options)
         if np.any(scale_N != 1.0) and not self.condition.has_null:
             raise UserError(
                 "this model was built without a null condition (drop_rate 0): guidance must be none"
@@ -214,18 +195,10 @@ class Family(abc.ABC):
         return scale_N
 
 
-def with_prompt(prompt: Prompt, x_BWD: jax.Array, feed_W: jax.Array) -> jax.Array:
-    """Inputs `(Q, W, D)` of fed slots of which the first are the condition's, the rest tokens'.
-
-    Args:
-      prompt: embedded condition of Q rows; slot t holds its t-th.
-      x_BWD: embedded tokens of the slots, for each branch the same; ignored for the condition's.
-      feed_W: slot numbers.
-    """
-    num_cond = prompt.x_BTD.shape[1]
-    x_QWD = jnp.tile(x_BWD, (prompt.x_BTD.shape[0] // x_BWD.shape[0], 1, 1))
-    cond_QWD = prompt.x_BTD[:, jnp.minimum(feed_W, num_cond - 1)]
-    return jnp.where((feed_W < num_cond)[:, None], cond_QWD, x_QWD)
+def group_means(rows_BP: jax.Array, groups: dict[str, np.ndarray], name: str) -> dict[str, Any]:
+    """`name/group` -> mean over its positions, `(B,)`, of a value per position."""
+    flat_BP = rows_BP.reshape(*rows_BP.shape[:2], -1).mean(axis=-1)
+    return {f"{name}/{group}": flat_BP[:, part].mean(axis=1) for group, part in groups.items()}
 
 
 def abstract_model(family: Family, *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:

@@ -13,6 +13,7 @@ logits of a cell are the mean of what its neighbours before it say.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ from flax import nnx
 from gen.decoding import guidance
 from gen.decoding.plan import Now, Plan, Step, common_widths, group
 from gen.errors import UserError
-from gen.families.base import DecodeState, Family, with_prompt
+from gen.families.base import DecodeState
+from gen.families.cached import CachedFamily, with_prompt
 from gen.layouts import Layout
 from gen.models import conditioning, rope
 from gen.models.backbone import Backbone
@@ -117,7 +119,7 @@ def position_table(config: NextNeighbourConfig, rngs: nnx.Rngs) -> nnx.Variable 
     return nnx.Param(config.backbone.init_std * jax.random.normal(rngs.params(), (count, width)))
 
 
-class NextNeighbour(Family):
+class NextNeighbour(CachedFamily):
     """All cells of one distance from the corner at once, in as many steps as distances."""
 
     Config = NextNeighbourConfig
@@ -174,7 +176,7 @@ class NextNeighbour(Family):
     ) -> jax.Array:
         return vote(model.heads, hidden, now.read_R)
 
-    def guidance(self, number: float, interval: int) -> np.ndarray:
+    def guidance(self, number: float, interval: int, options: Any) -> np.ndarray:
         """Scale `number` where it exceeds 1; off once more than `interval` tokens are there.
 
         Source: ThisisBillhe/NAR, `generate` of both halves: the first step is always guided.

@@ -21,7 +21,8 @@ from flax import nnx, struct
 from gen.decoding.cached import Sampled
 from gen.decoding.plan import Now, Plan, Step, group
 from gen.errors import UserError
-from gen.families.base import DecodeState, Family
+from gen.families.base import DecodeState
+from gen.families.cached import CachedFamily
 from gen.layouts import Layout, grid
 from gen.models.adaln import AdaLNConfig, AdaLNHead, shared_map
 from gen.models.backbone import Backbone
@@ -142,7 +143,7 @@ class NextScaleModel(nnx.Module):
         )
 
 
-class NextScale(Family):
+class NextScale(CachedFamily):
     """One call of the network per scale."""
 
     Config = NextScaleConfig
@@ -175,7 +176,9 @@ class NextScale(Family):
             return self.layout
         return grid(*self.config.quantizer.size, self.config.gray_levels)
 
-    def from_data(self, model: NextScaleModel, data: jax.Array) -> jax.Array:
+    def from_data(
+        self, model: NextScaleModel, data: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
         if not self.config.gray_levels:
             return data
         z_BHWC = data.reshape(-1, *self.config.quantizer.size, 1).astype(jnp.float32)
@@ -217,7 +220,7 @@ class NextScale(Family):
     ) -> jax.Array:
         return model.head(hidden[-1], prompt.vector_BD)
 
-    def guidance(self, number: float, interval: int) -> np.ndarray:
+    def guidance(self, number: float, interval: int, options: Any) -> np.ndarray:
         """1 + number * k / (S - 1) at scale k; 1 after scale `interval` + 1.
 
         Source: FoundationVision/VAR, `autoregressive_infer_cfg`; the interval is ours.
@@ -236,7 +239,7 @@ class NextScale(Family):
         self, model: NextScaleModel, state: ScaleState, sampled: Sampled, now: Now
     ) -> ScaleState:
         state = super().commit(model, state, sampled, now)
-        if sampled.options.more_smooth:
+        if sampled.how.options.more_smooth:
             rows_BRC = self._soft_rows(model, sampled, now)
             part_BHWC = model.quantizer.contribution(rows_BRC, now.index)
         else:
@@ -250,8 +253,8 @@ class NextScale(Family):
         """
         progress = now.index / max(self.plan.num_steps - 1, 1)
         temperature = max(0.27 * (1 - 0.95 * progress), 0.005)
-        noise_BRV = sampled.draws.gumbel("smooth", now.index, sampled.logits_BRV.shape[1:])
-        logits_BRV = sampled.logits_BRV * (1 + progress) + noise_BRV
+        noise_BRV = sampled.how.draws.gumbel("smooth", now.index, sampled.filtered_BRV.shape[1:])
+        logits_BRV = sampled.filtered_BRV * (1 + progress) + noise_BRV
         share_BRV = jax.nn.softmax(logits_BRV / temperature, axis=-1)
         return share_BRV @ model.quantizer.codebook[...]
 

@@ -10,6 +10,7 @@ so S = T + P - 1. Slot T - 1 + i predicts position i.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from gen import layouts
 from gen.decoding import guidance
 from gen.decoding.plan import Now, Plan, Step, group
 from gen.errors import UserError
-from gen.families.base import DecodeState, Family, with_prompt
+from gen.families.base import DecodeState
+from gen.families.cached import CachedFamily, with_prompt
 from gen.models import conditioning, heads, rope
 from gen.models.backbone import Backbone
 from gen.models.block import BackboneConfig
@@ -65,7 +67,7 @@ class NextTokenModel(nnx.Module):
         )
 
 
-class NextToken(Family):
+class NextToken(CachedFamily):
     """One token a step, each seeing the condition and all tokens before it."""
 
     Config = NextTokenConfig
@@ -97,7 +99,7 @@ class NextToken(Family):
     ) -> jax.Array:
         return model.head(hidden[-1][:, now.read_R])
 
-    def guidance(self, number: float, interval: int) -> np.ndarray:
+    def guidance(self, number: float, interval: int, options: Any) -> np.ndarray:
         """Scale `number` where it exceeds 1, else none; off after step `interval` + 1.
 
         The published loop counts `interval` from the step after the prefill; negative means

@@ -66,6 +66,28 @@ def summarise_nll(nll_NP: Any, *, num_dims: int) -> dict[str, float]:
     }
 
 
+def summarise_loss(rows_NP: Any, *, name: str) -> dict[str, float]:
+    """Mean of a loss per position over a set of samples, with its standard error.
+
+    Args:
+        rows_NP: real array, axes after the first are averaged over a sample.
+        name: what the loss is called.
+
+    Returns:
+        `name`, `name_stderr` (over samples, n - 1; NaN for one sample) and `count`.
+
+    Raises:
+        UserError: fewer than two axes, no samples, or NaN.
+    """
+    rows_NP = np.asarray(rows_NP, dtype=np.float64)
+    if rows_NP.ndim < 2 or rows_NP.size == 0 or np.isnan(rows_NP).any():
+        raise UserError(f"{name} must be numbers of shape (samples, positions): {rows_NP.shape}")
+    rows_N = rows_NP.reshape(len(rows_NP), -1).mean(axis=1)
+    count = len(rows_N)
+    stderr = rows_N.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+    return {name: float(rows_N.mean()), f"{name}_stderr": float(stderr), "count": count}
+
+
 def _check_tokens(name: str, tokens: Any, labels: Any, vocab_size: int, num_classes: int) -> tuple:
     """int64 (tokens, labels), known to be in range."""
     tokens, labels = np.asarray(tokens), np.asarray(labels)

@@ -50,10 +50,14 @@ def average(recent: list[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 class Logs:
-    """The reports of one run, from step `start` on."""
+    """The reports of one run, from step `start` on.
 
-    def __init__(self, workdir: Path, *, start: int, total: int):
+    `measure` is the held-out value that is drawn beside the training loss.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, total: int, measure: str = "nats_per_token"):
         self.workdir = workdir
+        self.measure = measure
         self.path = workdir / "metrics.jsonl"
         self._silent = not distributed.is_main()
         if not self._silent:
@@ -108,7 +112,7 @@ class Logs:
             return
         curves: dict[str, tuple[list, list]] = {}
         for record in read_metrics(self.path):
-            for name, label in (("loss", "training loss"), ("valid/nats_per_token", "held out")):
+            for name, label in (("loss", "training loss"), (f"valid/{self.measure}", "held out")):
                 if name in record:
                     xs, ys = curves.setdefault(label, ([], []))
                     xs.append(record["step"])
@@ -116,7 +120,7 @@ class Logs:
         if curves:
             pictures.save_curves(
                 self.workdir / "curves.png", curves,
-                title="training", x_label="step", y_label="nats per token",
+                title="training", x_label="step", y_label=self.measure.replace("_", " "),
             )  # fmt: skip
 
     def close(self) -> None:
