@@ -1,10 +1,10 @@
 """VAR-d16, class-conditional ImageNet at 256 px (Tian et al. 2024, arXiv 2404.02905).
 
-    python -m gen.train --config configs/var_d16.py --init_from START --config.data.dir=DIR
+    python -m gen.train --config configs/var_d16.py --tokenizer FILE --config.data.dir=DIR
 
 Data: tokens of VAR's tokenizer (680 per image, ten scales), random crops, as `imagenet256_var`.
-START holds the tokenizer's codes, without which a model would learn on random ones:
-`gen.published.var.fresh(config, tokenizer).save(START)`. Add `:debug` to try the config alone.
+`gen.convert var-vqvae` writes the tokenizer FILE, whose codes the model computes with. Add
+`:debug` to try the config alone.
 Hardware: the authors' command is for nodes of 8 GPUs, at a global batch of 768. Parameters and
 moments take 12 bytes per parameter, 3.7 GB over the fsdp x tensor devices. We have not run it to
 the end. Expected (published): FID 3.55 (table of the FoundationVision/VAR README).

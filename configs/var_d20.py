@@ -1,9 +1,9 @@
 """VAR-d20, class-conditional ImageNet at 256 px (Tian et al. 2024, arXiv 2404.02905).
 
-    python -m gen.train --config configs/var_d20.py --init_from START --config.data.dir=DIR
+    python -m gen.train --config configs/var_d20.py --tokenizer FILE --config.data.dir=DIR
 
-START, data, recipe and hardware as in var_d16.py, but for the size; parameters and moments take 7.2
-GB over the fsdp x tensor devices. We have not run it to the end.
+Tokenizer, data, recipe and hardware as in var_d16.py, but for the size; parameters and moments
+take 7.2 GB over the fsdp x tensor devices. We have not run it to the end.
 Expected (published): FID 2.95 (FoundationVision/VAR README). 600,917,136 parameters.
 """
 

@@ -120,7 +120,8 @@ class SampleConfig:
     """How the model is best sampled: the defaults of `gen.sample`.
 
     `guidance` is the number that the published code takes (none: unguided); `guidance_interval`
-    is the last step after the first that is guided (-1: all). `options` are the family's own.
+    is the last step after the first that is guided (-1: all). `options` are the family's own
+    (none: its defaults).
     """
 
     guidance: float | None = None
@@ -175,8 +176,8 @@ def config_class(values: dict[str, Any]) -> type:
     def typed(base: type, fields: list[Any]) -> type:
         return dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
 
-    options = FAMILIES[family].Options
-    sample = typed(SampleConfig, [("options", options, dataclasses.field(default_factory=options))])
+    options = FAMILIES[family].Options | None
+    sample = typed(SampleConfig, [("options", options, dataclasses.field(default=None))])
     return typed(Config, [
         ("model", FAMILIES[family].Config),
         ("sample", sample, dataclasses.field(default_factory=sample)),

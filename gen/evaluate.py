@@ -78,7 +78,8 @@ def sampled(
     """
     guided = generator.config.sample.settings()
     del guided["batch_size"]
-    options = {name: guided[name] for name in schema.hints(generator.family.Options)}
+    names = schema.hints(generator.family.Options)
+    options = {name: value for name, value in guided.items() if name in names}
     for name, choice in {"unguided": options, "guided": guided}.items():
         tokens_NP = generator.sample(
             seed, labels=labels_N, batch_size=min(len(labels_N), 512), **choice

@@ -45,6 +45,8 @@ def check(kind: Any, value: Any, path: str) -> Any:
     Raises:
       UserError: naming the path, the expected type and the value.
     """
+    if value is None and type(None) in _options(kind):
+        return None
     for option in _options(kind):
         if dataclasses.is_dataclass(option):
             return build(option, value, path)
@@ -146,8 +148,9 @@ def override(cls: type, values: dict[str, Any], dotted: str, text: str, *, root:
         elif group is None:
             raise UserError(f'{path} is a value; it has no field "{parts[depth + 1]}"')
         else:
-            values = values.setdefault(name, {})
-            cls = group
+            if values.get(name) is None:  # a group left out, or none by default
+                values[name] = {}
+            values, cls = values[name], group
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:

@@ -33,7 +33,7 @@ from gen.sample import save_samples
 from gen.schema import differences
 from gen.training import checkpoint
 from gen.training.feed import feed
-from gen.training.init_from import start_from
+from gen.training.init_from import Start
 from gen.training.logs import Logs, average, write_overview
 from gen.training.state import Trainer, TrainState
 from gen.training.stop import RESTART, StopSignal
@@ -51,7 +51,7 @@ class Run:
     workdir: Path
     trainer: Trainer
     dataset: Dataset
-    init_from: str | None
+    start: Start
 
     @property
     def checkpoints(self) -> Path:
@@ -68,6 +68,7 @@ def make_parser() -> configs.Parser:
     parser.add_argument("--config", required=True, help="config file, FILE.py or FILE.py:argument")
     parser.add_argument("--workdir", help="folder of the run; default: runs/NAME_ARGUMENT")
     parser.add_argument("--init_from", help="start from the weights of this run or checkpoint")
+    parser.add_argument("--tokenizer", help="tokenizer file, for models that hold a part of theirs")
     parser.add_argument(
         "--distributed", choices=distributed.MODES, default="off",
         help="auto: one of several processes (Cloud TPU, SLURM, Open MPI, Kubernetes, JAX_...)",
@@ -91,12 +92,12 @@ def prepare(argv: list[str] | None) -> Run:
         sample = config.sample
         trainer.family.scales(sample.guidance, sample.guidance_interval, sample.options)
         dataset = open_data(config, trainer.family)
-        source = checkpoint.find(args.init_from) if args.init_from else None
+        start = Start.checked(trainer.family, init_from=args.init_from, tokenizer=args.tokenizer)
     distributed.check_shared(workdir)
     check_resumable(config, workdir)
-    if source:
-        checkpoint.read_meta(source)
-    return Run(config, workdir, trainer, dataset, args.init_from)
+    if config.data.name != "random" and not checkpoint.steps_in(workdir / "checkpoints"):
+        start.check_enough(trainer.family)
+    return Run(config, workdir, trainer, dataset, start)
 
 
 def run_name(spec: str) -> str:
@@ -131,7 +132,7 @@ def open_state(run: Run, saved: checkpoint.Checkpoints) -> TrainState:
         if distributed.is_main():
             print(f"going on from step {int(state.step)} of {run.workdir}", file=sys.stderr)
         return state
-    return start_from(run.init_from, run.trainer) if run.init_from else run.trainer.init()
+    return run.start.state(run.trainer)
 
 
 def global_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
@@ -166,7 +167,7 @@ def train(run: Run) -> Generator:
         measure = {"nll": "nats_per_token"}.get(trainer.family.measure, trainer.family.measure)
         logs = Logs(run.workdir, start=start, total=total, measure=measure)
         stack.callback(logs.close)
-        if run.init_from and start == 0:
+        if run.start.source and start == 0:
             log_held_out(run, generator, logs, 0)
         stepper, stream = trainer.jit_step(), global_batches(run, start)
         stack.callback(stream.close)

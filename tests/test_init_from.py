@@ -7,10 +7,13 @@ import pytest
 from flax import traverse_util
 
 import gen
-from gen import sharding, train
+from gen import sharding, tokenizers, train
 from gen.errors import UserError
 from gen.evaluate import held_out
-from gen.training.init_from import adapt, start_from
+from gen.families import FAMILIES
+from gen.tokenizers import MSVQTokenizer
+from gen.training import checkpoint
+from gen.training.init_from import Start, adapt, start_from
 from gen.training.logs import Logs, read_metrics
 from gen.training.state import Trainer
 from tests import tiny
@@ -31,7 +34,7 @@ def flat(tree):
 def started(source, **overrides):
     config = tiny.config(**overrides)
     trainer = Trainer(config, sharding.make_mesh(config.mesh, batch_size=8))
-    return trainer, start_from(str(source), trainer)
+    return trainer, start_from(checkpoint.find(source), trainer)
 
 
 def test_takes_the_averaged_weights(source):
@@ -113,3 +116,51 @@ def test_all_misfits_are_named(source):
     a, b = np.zeros(2), np.zeros(2)
     with pytest.raises(UserError, match=r"y is not in this model; x is missing"):
         adapt({"y": a}, {"x": b}, nulls=(True, True))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory):
+    """A tokenizer with the quantiser of the tiny model of scales."""
+    quantizer = tiny.config(**tiny.scales()).model.quantizer
+    config = MSVQTokenizer.Config(quantizer, 8, (1, 1), 1, norm_groups=4)
+    path = tmp_path_factory.mktemp("tokenizer") / "t.safetensors"
+    tokenizers.save(MSVQTokenizer.fresh(config, seed=5), path)
+    return path
+
+
+def test_a_model_starts_on_the_codes_of_its_tokenizer(tokenizer_file):
+    config = tiny.config(**tiny.scales())
+    trainer = Trainer(config, sharding.make_mesh(config.mesh, batch_size=8))
+    start = Start.checked(trainer.family, init_from=None, tokenizer=str(tokenizer_file))
+    params = start.state(trainer).params
+    wanted = tokenizers.load(tokenizer_file).params["quantizer"]
+    fresh = trainer.init().params
+    assert np.abs(fresh["quantizer"]["codebook"] - wanted["codebook"]).max() > 1e-3
+    for name, array in traverse_util.flatten_dict(params, sep="/").items():
+        part, _, rest = name.partition("/")
+        source = wanted if part == "quantizer" else fresh[part]
+        expected = traverse_util.flatten_dict(source, sep="/")[rest] if rest else source
+        np.testing.assert_array_equal(array, expected, err_msg=name)
+
+
+def test_a_tokenizer_that_does_not_fit(tokenizer_file, source):
+    def refusal(init_from=None, tokenizer=tokenizer_file, **changes):
+        config = tiny.config(**changes)
+        family = FAMILIES[config.family](config.model)
+        with pytest.raises(UserError) as caught:
+            Start.checked(family, init_from=init_from, tokenizer=tokenizer).check_enough(family)
+        return str(caught.value)
+
+    other = tiny.scales(**{"model.quantizer.mixing": 0.25})
+    assert "quantizer is not the model's: mixing 0.5 for 0.25" in refusal(**other)
+    assert "holds no part of its tokenizer" in refusal()
+    assert "leave --tokenizer out" in refusal(init_from=source, **tiny.scales())
+    assert "give --tokenizer FILE" in refusal(tokenizer=None, **tiny.scales())
+    gray = {
+        "model.gray_levels": 5,
+        "model.quantizer.codebook_dim": 1,
+        "model.quantizer.mixing": 0.0,
+    }
+    assert "holds no part" in refusal(
+        **tiny.scales(**gray, **{"model.quantizer.codebook_size": 21})
+    )

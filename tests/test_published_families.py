@@ -1,7 +1,5 @@
 """Published files of NAR and VAR: what they tell, what does not fit, and the shipped recipes."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from flax import nnx, traverse_util
@@ -11,13 +9,10 @@ import gen
 from gen import config as configs
 from gen.errors import UserError
 from gen.families.base import abstract_model
-from gen.published.base import flat_shapes
 from gen.published.nar import Nar
 from gen.published.nar_video import NarVideo
-from gen.published.var import fresh
-from gen.tokenizers import MSVQTokenizer
 from gen.training.optimizer import decay_mask
-from tests import cases_msvq, cases_nar, cases_var, nar_numpy, tiny, var_numpy
+from tests import cases_nar, cases_var, nar_numpy, tiny, var_numpy
 
 DEEP = {"medusa_attention_num": 2, "multiple_of": 32, "ffn_dim_multiplier": None}
 
@@ -185,17 +180,3 @@ def test_settings_of_var_that_do_not_fit(var_files, settings, text):
 
 def test_var_needs_its_quantiser(var_files):
     assert "part vae is not given" in refusal("var", var_files["model"], {"var": SIDES})
-
-
-def test_a_fresh_var_has_the_codes_of_its_tokenizer():
-    config = configs.load(f"{tiny.ROOT}/configs/var_d16.py:debug")
-    about = cases_msvq.msvq_config(v_patch_nums=[1, 2], phi_of_scale=None)
-    params = traverse_util.unflatten_dict(cases_msvq.random_params(about, 0), sep="/")
-    tokenizer = MSVQTokenizer(cases_msvq.our_config(about), params)
-    with pytest.raises(UserError, match="the model is for Quantizer"):
-        fresh(config, tokenizer)
-    model = dataclasses.replace(config.model, quantizer=tokenizer.config.quantizer)
-    made = fresh(dataclasses.replace(config, model=model), tokenizer)
-    assert made.params["quantizer"] is tokenizer.params["quantizer"]
-    codes = traverse_util.flatten_dict(made.params, sep="/").keys()
-    assert codes == flat_shapes(abstract_model(made.family)).keys()

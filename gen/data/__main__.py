@@ -1,6 +1,7 @@
 """`python -m gen.data`: imports token datasets from other formats, and checks datasets.
 
     python -m gen.data import llamagen-codes SOURCE... --name imagenet256_vq16
+    python -m gen.data import mar-moments SOURCE --name imagenet256_kl16
     python -m gen.data check DIR [--config configs/llamagen_b.py:256]
 
 Each format is a row of `FORMATS`; `import FORMAT --help` tells what it takes.
@@ -88,12 +89,32 @@ def _import_code_folders(args: Any) -> Manifest:
     )  # fmt: skip
 
 
+def _add_moment_folders(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(tokenizer_id="mar-kl16")
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder that holds a folder of .npz files for each class")
+    add("--classes", type=int, help="number of class folders there must be (default: any)")
+
+
+def _import_moment_folders(args: Any) -> Manifest:
+    names = _class_names(args.class_names, args.classes)
+    return data.import_moment_folders(
+        args.source, name=args.name, directory=args.dir, num_classes=args.classes,
+        tokenizer=_tokenizer(args), class_names=names, holdout=args.holdout, progress=True,
+    )  # fmt: skip
+
+
 # Name of a format: what it is, its arguments, and what imports it.
 FORMATS: dict[str, tuple[str, Callable[..., None], Callable[..., Manifest]]] = {
     "llamagen-codes": (
         "Folders of .npy files, one per image, of LlamaGen's extract_codes_c2i.py.",
         _add_code_folders,
         _import_code_folders,
+    ),
+    "mar-moments": (
+        "Folders of .npz files of moments, one folder per class, of MAR's main_cache.py.",
+        _add_moment_folders,
+        _import_moment_folders,
     ),
 }
 
@@ -105,14 +126,14 @@ def _tokenizer(args: Any) -> dict[str, Any]:
     return {"id": args.tokenizer_id, "sha256": sha256 and sha256.lower()}
 
 
-def _class_names(path: str | None, num_classes: int) -> list[str] | None:
+def _class_names(path: str | None, num_classes: int | None) -> list[str] | None:
     if path is None:
         return None
     try:
         names = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error})") from None
-    if len(names) != num_classes:
+    if num_classes is not None and len(names) != num_classes:
         raise UserError(f"{path} has {len(names)} lines, one name each; --classes {num_classes}")
     return names
 

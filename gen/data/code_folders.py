@@ -179,10 +179,10 @@ def import_code_folder(
     train, test = split_evenly(images.numbers, holdout, folders[0].codes)
     for number in images.numbers[[0, -1]]:
         images.read(number)
-    with _bar(progress, len(images.numbers)) as bar:
-        splits = {"train": _records(images, train, bar)}
+    with progress_bar(progress, len(images.numbers)) as bar:
+        splits = {"train": records_of(images, train, bar)}
         if holdout:
-            splits["test"] = _records(images, test, bar)
+            splits["test"] = records_of(images, test, bar)
         return write_dataset(
             directory, name=name, splits=splits, layout=layout, condition=condition,
             tokenizer=tokenizer or {"id": "llamagen-vq16", "sha256": None},
@@ -280,15 +280,16 @@ def _description(folders: Sequence[CodeFolder]) -> str:
     return f"LlamaGen code folders: {names}"
 
 
-def _bar(progress: bool, total: int) -> Any:
+def progress_bar(progress: bool, total: int) -> Any:
+    """A bar over so many images, as a context; it shows nothing unless `progress`."""
     from tqdm import tqdm
 
     # The delay keeps a bar that never moved out of the way of an error message.
     return tqdm(total=total, unit=" images", desc="importing", delay=0.5, disable=not progress)
 
 
-def _records(images: Images, numbers: np.ndarray, bar: Any) -> Iterator[dict[str, np.ndarray]]:
-    """The records of these images, a few hundred in memory at a time."""
+def records_of(images: Any, numbers: np.ndarray, bar: Any) -> Iterator[dict[str, np.ndarray]]:
+    """What `images.read` gives for these numbers, in order, a few hundred in memory at a time."""
     with ThreadPoolExecutor(NUM_READERS) as pool:
         for start in range(0, len(numbers), READ_AHEAD):
             for record in pool.map(images.read, numbers[start : start + READ_AHEAD].tolist()):

@@ -65,6 +65,11 @@ class Family(abc.ABC):
         self.groups = {}
 
     @property
+    def tokenizer_parts(self) -> tuple[str, ...]:
+        """Modules of the model that its tokenizer has too, whose weights it starts from."""
+        return ()
+
+    @property
     def data_layout(self) -> Layout:
         """What a sample of the data is; another than `layout` if the model makes its tokens."""
         return self.layout

@@ -171,6 +171,10 @@ class NextScale(CachedFamily):
         return NextScaleModel(self.config, dtype=dtype, rngs=rngs)
 
     @property
+    def tokenizer_parts(self) -> tuple[str, ...]:
+        return () if self.config.gray_levels else ("quantizer",)
+
+    @property
     def data_layout(self) -> Layout:
         if not self.config.gray_levels:
             return self.layout

@@ -40,6 +40,8 @@ class StackConfig:
       blocks_per_level: residual blocks of a level; a decoder has one more.
       norm_groups: groups of the group norms; a divisor of every level's width.
       norm_eps: added to the variance before the root.
+      attention_levels: levels, counted from the highest resolution, whose residual blocks are
+        each followed by attention; by default the lowest resolution alone.
     """
 
     width: int
@@ -47,6 +49,7 @@ class StackConfig:
     blocks_per_level: int
     norm_groups: int
     norm_eps: float
+    attention_levels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.width, self.blocks_per_level, self.norm_groups, *self.multipliers)
@@ -55,11 +58,21 @@ class StackConfig:
         for width in self.widths:
             if width % self.norm_groups:
                 raise UserError(f"width {width} is not divisible by {self.norm_groups} norm_groups")
+        if not set(self.attended) <= set(range(len(self.multipliers))):
+            raise UserError(
+                f"attention at levels {self.attended} of 0 to {len(self.multipliers) - 1}"
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, from the highest resolution to the lowest."""
         return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    @property
+    def attended(self) -> tuple[int, ...]:
+        """The levels with attention, counted from the highest resolution."""
+        lowest = (len(self.multipliers) - 1,)
+        return lowest if self.attention_levels is None else self.attention_levels
 
     @property
     def norm(self) -> dict[str, Any]:
@@ -87,8 +100,10 @@ class Level(nnx.Module):
 class DownLevel(Level):
     """A level of the encoder; all but the lowest resolution end by halving it."""
 
-    def __init__(self, fan_in: int, width: int, num_blocks: int, last: bool, **options: Any):
-        super().__init__(fan_in, width, num_blocks, attends=last, **options)
+    def __init__(
+        self, fan_in: int, width: int, num_blocks: int, attends: bool, last: bool, **options: Any
+    ):
+        super().__init__(fan_in, width, num_blocks, attends, **options)
         conv = {name: options[name] for name in ("dtype", "rngs")}
         self.downsample = None if last else Downsample(width, **conv)
 
@@ -101,9 +116,9 @@ class UpLevel(Level):
     """A level of the decoder; all but the highest resolution end by doubling it."""
 
     def __init__(
-        self, fan_in: int, width: int, num_blocks: int, first: bool, last: bool, **options: Any
+        self, fan_in: int, width: int, num_blocks: int, attends: bool, last: bool, **options: Any
     ):
-        super().__init__(fan_in, width, num_blocks, attends=first, **options)
+        super().__init__(fan_in, width, num_blocks, attends, **options)
         conv = {name: options[name] for name in ("dtype", "rngs")}
         self.upsample = None if last else Upsample(width, **conv)
 
@@ -132,7 +147,14 @@ class Encoder(nnx.Module):
         widths, bottom = config.widths, len(config.widths) - 1
         self.conv_in = Conv(PIXEL_CHANNELS, config.width, 3, **conv)
         self.levels = Series(
-            DownLevel(fan_in, width, config.blocks_per_level, last=number == bottom, **options)
+            DownLevel(
+                fan_in,
+                width,
+                config.blocks_per_level,
+                attends=number in config.attended,
+                last=number == bottom,
+                **options,
+            )
             for number, (fan_in, width) in enumerate(zip((config.width, *widths), widths))
         )
         self.middle = middle(widths[-1], **options)
@@ -160,7 +182,7 @@ class Decoder(nnx.Module):
                 fan_in,
                 width,
                 config.blocks_per_level + 1,
-                first=number == 0,
+                attends=top - number in config.attended,
                 last=number == top,
                 **options,
             )

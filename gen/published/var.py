@@ -24,7 +24,7 @@ from gen.decoding.draws import RecordedDraws
 from gen.decoding.tokens import filter_logits, token_sampling
 from gen.errors import UserError
 from gen.families.base import abstract_model
-from gen.families.next_scale import NextScale, NextScaleConfig
+from gen.families.next_scale import NextScaleConfig
 from gen.models.adaln import AdaLNConfig
 from gen.models.conditioning import ConditionConfig
 from gen.published import var_vqvae
@@ -32,7 +32,6 @@ from gen.published.base import Shapes, System, Target, generator_target, require
 from gen.published.llamagen_vq import channels_first
 from gen.published.nar_video import scored
 from gen.published.tables import Entry, fused_rows, transposed
-from gen.tokenizers import MSVQTokenizer
 
 IMAGES = 1_281_167
 GATES = {16: 1e-3, 20: 1e-3, 24: 1e-4, 30: 1e-5, 36: 5e-6}  # --alng of the README's commands
@@ -126,20 +125,6 @@ def run_config(model: NextScaleConfig) -> Config:
         train=TrainConfig(steps=steps, batch_size=batch_size),
         sample=SampleConfig(guidance=1.5, top_k=900, top_p=0.96),
     )
-
-
-def fresh(config: Config, tokenizer: MSVQTokenizer, seed: int = 0) -> Generator:
-    """A generator to train on the tokens of a tokenizer, whose codes it has: for `--init_from`.
-
-    Raises:
-      UserError: the model is made for another quantiser.
-    """
-    wanted, found = getattr(config.model, "quantizer", None), tokenizer.config.quantizer
-    if wanted != found:
-        raise UserError(f"the model is for {wanted}, the tokenizer has {found}")
-    build = NextScale(config.model).build
-    params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build(nnx.Rngs(seed)))))()
-    return Generator(config, params | {"quantizer": tokenizer.params["quantizer"]})
 
 
 def call(model: Generator, method: Callable[..., jax.Array], *arrays: np.ndarray) -> np.ndarray:

@@ -3,8 +3,9 @@
 Axes: B samples, T frames, H height, W width, P positions, V codes, C channels of a code.
 
 Pixels are `(B, H, W, 3)` for images and `(B, T, H, W, 3)` for videos; a `shape` is theirs without
-the first and last axis. Tokens are `(B, *layout.sample_shape)`, whatever the kind. A subclass says
-only what differs: its config, the module that holds the weights, and the layout of a shape.
+the first and last axis. Tokens are `(B, *layout.sample_shape)`, whatever the kind: ids, or float32
+latents `(B, P, C)` of a kind without codes. A subclass says only what differs: its config, the
+module that holds the weights, and the layout of a shape.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class TokenizerModel(Protocol):
         """Pixels of what `embed` gives, float32, not clamped."""
 
     def codes(self) -> jax.Array:
-        """The rows that `embed` looks up, `(V, C)`."""
+        """The rows that `embed` looks up, `(V, C)`; kinds of continuous latents have none."""
 
 
 class Tokenizer(abc.ABC):
@@ -159,7 +160,7 @@ class Tokenizer(abc.ABC):
             latents that lie between two codes to the last digit.
 
         Returns:
-          int32 `(B, *layout.sample_shape)`.
+          `(B, *layout.sample_shape)`: int32, or float32 where latents are continuous.
 
         Raises:
           UserError: the pixels have a wrong shape, dtype or range, or do not divide into cells.
@@ -167,7 +168,7 @@ class Tokenizer(abc.ABC):
         return self._from_pixels("encode", pixels, batch_size)
 
     def latents(self, pixels: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
-        """What `encode` quantises, float32 `(B, h, w, C)`; arguments as `encode`."""
+        """What `encode` makes tokens of, float32 `(B, h, w, C)`; arguments as `encode`."""
         return self._from_pixels("latents", pixels, batch_size)
 
     def decode(
@@ -176,7 +177,7 @@ class Tokenizer(abc.ABC):
         """Pixels of tokens, not clamped (see `to_uint8`).
 
         Args:
-          tokens: int `(B, *layout.sample_shape)`.
+          tokens: `(B, *layout.sample_shape)`: ints, or floats where latents are continuous.
           shape: (height, width) in pixels, or (frames, height, width); by default what
             `default_shape` says, a square for images.
           batch_size: samples decoded together.
@@ -185,7 +186,8 @@ class Tokenizer(abc.ABC):
           float32 `(B, H, W, 3)` or `(B, T, H, W, 3)`, in `pixel_range` but for overshoot.
 
         Raises:
-          UserError: an id lies outside of the codebook, or the tokens do not fit the shape.
+          UserError: an id lies outside of the codebook, a latent is not finite, or the tokens do
+            not fit the shape.
         """
         return self._from_tokens("decode", tokens, shape, batch_size)
 
@@ -214,7 +216,8 @@ class Tokenizer(abc.ABC):
         lattice = latents.shape[1:-1]
         cells = self.downsample[-len(lattice) :]
         layout = self.layout([n * cell for n, cell in zip(lattice, cells)])
-        tokens = jax.ShapeDtypeStruct((1, *layout.sample_shape), jnp.int32)
+        dtype = jnp.float32 if layout.is_continuous else jnp.int32
+        tokens = jax.ShapeDtypeStruct((1, *layout.sample_shape), dtype)
         wanted = jax.eval_shape(self.program("embed", layout), self.params, tokens).shape[1:]
         if latents.shape[1:] != wanted or not np.isfinite(latents).all():
             shape = f"(B, {str(wanted)[1:]}"

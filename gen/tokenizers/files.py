@@ -26,13 +26,15 @@ from safetensors.numpy import save_file
 from gen import schema
 from gen.errors import UserError, nearest
 from gen.tokenizers.base import Tokenizer
+from gen.tokenizers.kl import KLTokenizer
+from gen.tokenizers.maskgit_vq import MaskGITVQTokenizer
 from gen.tokenizers.msvq import MSVQTokenizer
 from gen.tokenizers.vq import VQTokenizer
 from gen.tokenizers.weights import check_shapes
 
 FORMAT = 1
 FIELDS = ("format", "kind", "config", "meta", "sum")
-KINDS = (VQTokenizer, MSVQTokenizer)
+KINDS = (VQTokenizer, MSVQTokenizer, MaskGITVQTokenizer, KLTokenizer)
 TOKENIZERS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in KINDS}
 ADVICE = "published weights are converted with `python -m gen.convert`"
 

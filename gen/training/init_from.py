@@ -1,7 +1,12 @@
-"""Starting a run from other weights, where the two models may differ in their classes."""
+"""Starting a run from other weights.
+
+The weights of another run, where the two models may differ in their classes; or a tokenizer, for
+models that hold a part of theirs.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +14,66 @@ import jax
 from flax import traverse_util
 
 from gen import config as configs
+from gen import tokenizers
 from gen.errors import UserError, note
+from gen.families import Family
+from gen.schema import differences
+from gen.tokenizers import Tokenizer
 from gen.training import checkpoint
 from gen.training.state import Trainer, TrainState
 
 CLASS_TABLE = "condition/table/embedding"
 
 
-def start_from(path: str, trainer: Trainer) -> TrainState:
-    """The state at step 0 with the (averaged) weights of a run or checkpoint.
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from: the checkpoint `source`, fresh weights on a tokenizer, or fresh."""
+
+    source: Path | None = None
+    tokenizer: Tokenizer | None = None
+
+    @classmethod
+    def checked(cls, family: Family, *, init_from: str | None, tokenizer: str | None) -> Start:
+        """What the command line asks for.
+
+        Raises:
+          UserError: it is not there, or not for this model.
+        """
+        if init_from and tokenizer:
+            raise UserError("--init_from brings the tokenizer's part too: leave --tokenizer out")
+        source = checkpoint.find(init_from) if init_from else None
+        if source:
+            checkpoint.read_meta(source)
+        return cls(source, read_tokenizer(tokenizer, family) if tokenizer else None)
+
+    def check_enough(self, family: Family) -> None:
+        """Refuses fresh weights alone for a model that holds a part of its tokenizer."""
+        if family.tokenizer_parts and not (self.source or self.tokenizer):
+            parts = ", ".join(family.tokenizer_parts)
+            raise UserError(
+                f"this model holds the {parts} of its tokenizer: give --tokenizer FILE "
+                "(gen.convert writes one), or --init_from"
+            )
+
+    def state(self, trainer: Trainer) -> TrainState:
+        """The state at step 0."""
+        if self.source:
+            return start_from(self.source, trainer)
+        if not self.tokenizer:
+            return trainer.init()
+        given = {part: self.tokenizer.params[part] for part in trainer.family.tokenizer_parts}
+        return trainer.init_from(trainer.init().params | given)
+
+
+def start_from(folder: Path, trainer: Trainer) -> TrainState:
+    """The state at step 0 with the (averaged) weights of a checkpoint.
 
     A class table of another size starts fresh but for its last row, the null class, so that
     guidance keeps its unconditional branch. All else must agree.
 
     Raises:
-      UserError: there is no such checkpoint, or parameters differ; all that differ are named.
+      UserError: it is damaged, or parameters differ; all that differ are named.
     """
-    folder = checkpoint.find(Path(path))
     source = configs.from_json(checkpoint.read_meta(folder)["config"])
     given = checkpoint.read_weights(folder, source, mesh=trainer.mesh)
     fresh = trainer.init().params
@@ -36,6 +84,28 @@ def start_from(path: str, trainer: Trainer) -> TrainState:
         nulls=(_has_null(source), _has_null(trainer.config)),
     )
     return trainer.init_from(traverse_util.unflatten_dict(params, sep="/"))
+
+
+def read_tokenizer(path: str, family: Family) -> Tokenizer:
+    """The tokenizer that a model is to be trained on.
+
+    Raises:
+      UserError: it is no tokenizer, the model holds no part of one, or the parts differ.
+    """
+    if not family.tokenizer_parts:
+        raise UserError("--tokenizer: this model holds no part of its tokenizer; leave it out")
+    tokenizer = tokenizers.load(path)
+    for part in family.tokenizer_parts:
+        ours, theirs = getattr(family.config, part), getattr(tokenizer.config, part, None)
+        if theirs is None:
+            raise UserError(f"--tokenizer {path}: its kind, {tokenizer.kind}, has no {part}")
+        changed = differences(dataclasses.asdict(ours), dataclasses.asdict(theirs))
+        if changed:
+            told = ", ".join(
+                f"{name} {getattr(theirs, name)} for {getattr(ours, name)}" for name in changed
+            )
+            raise UserError(f"--tokenizer {path}: its {part} is not the model's: {told}")
+    return tokenizer
 
 
 def _has_null(config: configs.Config) -> bool:
