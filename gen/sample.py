@@ -168,7 +168,8 @@ def make_parser() -> Parser:
 
 def settings_from(args: Any, generator: Generator) -> dict[str, Any]:
     """The config's sampling settings with those given on the command line in their place."""
-    settings, options = generator.config.sample.settings(), generator.family.Options
+    options = generator.family.Options
+    settings = dataclasses.asdict(options()) | generator.config.sample.settings()
     for name, kind in schema.hints(SampleConfig).items():
         text = getattr(args, name, None)
         if text is not None:

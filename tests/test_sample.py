@@ -1,0 +1,84 @@
+"""`gen.sample` beyond tokens: options of a family, and latents decoded by a tokenizer."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gen
+from gen import sample, tokenizers
+from gen.tokenizers import MSVQTokenizer
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def scales(tmp_path_factory):
+    """A saved model of scales, and a tokenizer with the same quantiser."""
+    folder = tmp_path_factory.mktemp("scales")
+    generator = tiny.generator(tiny.config(**tiny.scales()))
+    config = MSVQTokenizer.Config(generator.config.model.quantizer, 8, (1, 1), 1, norm_groups=4)
+    tokenizer = MSVQTokenizer.fresh(config, seed=5)
+    same = tokenizer.params | {"quantizer": generator.params["quantizer"]}
+    tokenizer = MSVQTokenizer(config, same)
+    generator.save(folder / "model")
+    tokenizers.save(tokenizer, folder / "tokenizer.safetensors")
+    return folder, tokenizer
+
+
+def drawn(folder, out, *arguments):
+    """Tokens, settings and the pixels of all samples, uint8 `(N, H, W, 3)`."""
+    run = [str(folder / "model"), "--num", "5", "--out", str(out)]
+    sample.main([*run, "--tokenizer", str(folder / "tokenizer.safetensors"), *arguments])
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted(out.glob("*.png"))])
+    with np.load(out.with_suffix(".npz")) as stored:
+        return stored["tokens"], json.loads(str(stored["settings"])), images
+
+
+def test_options_and_latents(scales, tmp_path, capsys):
+    folder, tokenizer = scales
+    tokens, settings, images = drawn(folder, tmp_path / "plain")
+    assert not settings["more_smooth"]
+    pixels = tokenizer.to_uint8(tokenizer.decode(tokens))
+    assert np.abs(images.astype(int) - pixels).max() <= 1
+
+    tokens, settings, images = drawn(folder, tmp_path / "smooth", "--option", "more_smooth=true")
+    assert settings["more_smooth"]
+    # What is seen is the smooth latent, not the tokens.
+    latents = gen.load(folder / "model").draw(0, num=5, more_smooth=True)["latents"]
+    pixels = tokenizer.to_uint8(tokenizer.decode_latents(latents))
+    assert np.abs(images.astype(int) - pixels).max() <= 1
+    hard = tokenizer.to_uint8(tokenizer.decode(tokens)).astype(int)
+    assert np.abs(images - hard).max() > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--option", "more_smoth=true"], 'no field "more_smoth"; did you mean "more_smooth"?'),
+        (["--option", "more_smooth=2"], "must be true or false"),
+        (["--option", "more_smooth"], "--option takes NAME=VALUE"),
+        (["--known", "nothing.npy"], "cannot be read"),
+    ],
+)
+def test_wrong_options(scales, tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        sample.main([str(scales[0] / "model"), "--out", str(tmp_path / "x"), *arguments])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and message in error and "Traceback" not in error
+
+
+def test_known_tokens_are_refused_where_they_have_no_place(scales, tmp_path, capsys):
+    np.save(tmp_path / "known.npy", np.zeros((5, 17), int))
+    arguments = [str(scales[0] / "model"), "--num", "5", "--known", str(tmp_path / "known.npy")]
+    with pytest.raises(SystemExit):
+        sample.main([*arguments, "--out", str(tmp_path / "x")])
+    assert "cannot start from known tokens" in capsys.readouterr().err
+
+
+def test_options_of_a_config_are_the_defaults():
+    config = tiny.config(**tiny.scales(**{"sample.options.more_smooth": True}))
+    assert config.sample.settings()["more_smooth"] is True
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, options=None))
+    assert "more_smooth" not in config.sample.settings()
