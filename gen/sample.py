@@ -58,8 +58,8 @@ def save_samples(
     `images` are the pixels, uint8 `(N, H, W, 3)`; without them tokens are shown as gray levels.
     Of a grid of several frames, the PNG has strips of frames, and a GIF beside it moves.
     """
-    if images is None and layout.geometry != "grid":
-        note("no picture: tokens that are no grid need their tokenizer to be seen")
+    if images is None and (layout.geometry != "grid" or layout.is_continuous):
+        note("no picture: latents, and tokens that are no grid, need their tokenizer to be seen")
         return
     if images is None:
         images = gray_images(tokens_NP, layout)

@@ -27,6 +27,9 @@ FAMILY_CASES = {
     ),
     "next scale": tiny.scales(),
     "next scale, shared": tiny.scales(**{"model.backbone.shared": True}),
+    "masked": tiny.masked(),
+    "flow": tiny.flow(),
+    "flow, cross": tiny.flow(**{"model.head.kind": "cross"}),
 }
 
 
@@ -48,8 +51,8 @@ def test_train_step_exports(dtype, case):
     config = tiny.config(**FAMILY_CASES[case], **{"train.dtype": dtype})
     trainer = Trainer(config, sharding.make_mesh(config.mesh, batch_size=8))
     shapes = shapes_of(trainer.family, 8)
-    sample_shape = trainer.family.layout.sample_shape
-    shapes["tokens"] = jax.ShapeDtypeStruct((8, *sample_shape), np.int32)
+    data = tiny.random_data(trainer.family.data_layout, 8)
+    shapes["tokens"] = jax.ShapeDtypeStruct(data.shape, data.dtype)
     state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), trainer.abstract)
     exported = export.export(jax.jit(trainer.step), platforms=PLATFORMS)(state, shapes)
     assert exported.platforms == PLATFORMS
@@ -63,20 +66,22 @@ def test_sampler_exports(guidance, case):
     family = FAMILIES[config.family](config.model)
     scale_N = family.scales(guidance)
     graphdef, shapes = nnx.split(abstract_model(family))
+    filters = {} if family.layout.is_continuous else {"top_k": 5, "top_p": 0.9}
+    prepared = family.prepare(4, None, family.Options())
 
-    def sample(params, condition, key, sample_B):
+    def sample(params, batch, key, sample_B):
         return family.sample(
             nnx.merge(graphdef, params),
-            condition,
+            batch,
             draws=drawing.KeyedDraws(key, sample_B),
             scale_N=scale_N,
             num_guided=num_guided_steps(scale_N),
-            sampling=token_sampling(top_k=5, top_p=0.9),
+            sampling=token_sampling(**filters),
         )["tokens"]
 
     arguments = (
         nnx.to_pure_dict(shapes),
-        shapes_of(family, 4),
+        shapes_of(family, 4) | jax.eval_shape(lambda: prepared),
         jax.eval_shape(lambda: jax.random.key(0)),
         jax.ShapeDtypeStruct((4,), np.uint32),
     )

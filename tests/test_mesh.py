@@ -61,12 +61,12 @@ def few_losses(mesh_text: str, overrides: dict) -> list[float]:
     config = tiny.config(**overrides, mesh=dict(zip(sharding.AXES, sizes, strict=True)))
     mesh = sharding.make_mesh(config.mesh, batch_size=ROWS, num_devices=int(np.prod(sizes)))
     trainer = Trainer(config, mesh)
-    layout, rng, losses = trainer.family.layout, np.random.default_rng(0), []
+    layout, rng, losses = trainer.family.data_layout, np.random.default_rng(0), []
     with jax.set_mesh(mesh):
         state, step = trainer.init(), trainer.jit_step()
         for _ in range(2):
-            tokens = rng.integers(0, layout.vocab_sizes[0], (ROWS, *layout.sample_shape))
-            rows = {"tokens": tokens.astype(np.int32), "label": np.arange(ROWS, dtype=np.int32) % 5}
+            labels = np.arange(ROWS, dtype=np.int32) % 5
+            rows = {"tokens": tiny.random_data(layout, ROWS, rng), "label": labels}
             state, metrics = step(state, jax.device_put(rows, sharding.batch_sharding(mesh)))
             losses.append(float(metrics["loss"]))
     return losses
@@ -77,6 +77,8 @@ OTHERS = {
         **{"model.grid": [2, 3, 2], "model.positions": "learned", "model.backbone.depth": 3}
     ),
     "scales": tiny.scales(),
+    "masked": tiny.masked(),
+    "flow": tiny.flow(),
 }
 
 

@@ -27,6 +27,14 @@ def var(depth: int, length: int, *, shared: bool = False) -> int:
     return depth * block + tables + ends + (modulation if shared else 0)
 
 
+def maskgit(tokens: int) -> int:
+    """Parameters of MaskGIT, 24 blocks of width 768: one table of words, one of positions."""
+    d, f, words = 768, 3072, 1024 + CLASSES + 1  # codes, classes, the mask
+    block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d
+    head = d * d + d + 2 * d + words
+    return words * d + (tokens + 1) * d + 2 * d + 24 * block + head
+
+
 # LlamaGen and NAR: counted on the reference implementations (FoundationVision/LlamaGen, 16384 ids,
 # 1000 classes; ThisisBillhe/NAR, the same for images, 8192 ids and 101 classes for videos).
 COUNTS = {
@@ -57,6 +65,8 @@ COUNTS = {
     "var_d24.py": var(24, 680),
     "var_d30.py": var(30, 680),
     "var_d36.py": var(36, 2240, shared=True),
+    "maskgit_256.py": maskgit(256),
+    "maskgit_512.py": maskgit(1024),
 }
 
 

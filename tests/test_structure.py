@@ -1,7 +1,9 @@
 """House rules that a machine can check: direction of imports, sizes, no family named outside."""
 
 import ast
+import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,7 @@ LAYERS = [
     ("published",),
     ("sample", "evaluate", "convert", "encode"),
     ("train",),
+    ("compare",),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -41,6 +44,24 @@ def test_file_and_function_sizes(path):
         if isinstance(node, ast.FunctionDef):
             lines = node.end_lineno - node.lineno + 1
             assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_family_is_one_small_file(family):
+    text = Path(inspect.getfile(family)).read_text()
+    documents = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    prose = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, documents) and ast.get_docstring(node)
+        for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+    }
+    code = [
+        line
+        for number, line in enumerate(text.splitlines(), 1)
+        if number not in prose and line.strip() and not line.strip().startswith("#")
+    ]
+    assert len(code) < 200
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(tiny.ROOT)))

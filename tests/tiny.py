@@ -18,6 +18,7 @@ from gen import config as configs
 from gen.api import Generator
 from gen.families import FAMILIES
 from gen.families.base import abstract_model
+from gen.layouts import Layout
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +92,41 @@ def scales(**overrides: Any) -> dict[str, Any]:
         "backbone": {"depth": 2, "width": 32, "heads": 4, "gate_init": 1.0, "init_std": 0.1},
     }
     return {"family": "next_scale", "model": model, **overrides}
+
+
+def masked(**overrides: Any) -> dict[str, Any]:
+    """Overrides that make the tiny model a masked one of 3x4 tokens."""
+    model = {
+        "grid": [3, 4],
+        "vocab_size": 11,
+        "condition": {"kind": "class", "num_classes": 5},
+        "backbone": {"depth": 1, "width": 32, "heads": 4, "ffn_width": 48},
+        "num_draws": 4,
+    }
+    return {"family": "masked", "model": model, **overrides}
+
+
+def flow(**overrides: Any) -> dict[str, Any]:
+    """Overrides that make the tiny model one of a flow at two scales, 1 + 4 latents."""
+    stack = {"depth": 1, "width": 32, "heads": 4}
+    model = {
+        "scales": [[1, 1], [2, 2]],
+        "latents": {"channels": 3},
+        "condition": {"kind": "class", "num_classes": 5},
+        "encoder": stack,
+        "decoder": stack,
+        "head": dict(stack),
+    }
+    options = {"num_steps": 4}
+    return {"family": "flow_scale", "model": model, "sample.options": options, **overrides}
+
+
+def random_data(layout: Layout, rows: int, seed: int | np.random.Generator = 0) -> np.ndarray:
+    """Made-up data of a layout: ids, or latents."""
+    rng, shape = np.random.default_rng(seed), (rows, *layout.sample_shape)
+    if layout.is_continuous:
+        return rng.normal(size=shape).astype(np.float32)
+    return rng.integers(0, layout.vocab_sizes[0], shape).astype(np.int32)
 
 
 def random_params(family: Any, seed: int = 0, scale: float = 0.15) -> dict[str, Any]:

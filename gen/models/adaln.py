@@ -95,14 +95,25 @@ class AdaLNConfig:
 
 
 class AdaLN(nnx.Module):
-    """SiLU, then a linear map from a condition `(B, D)` to `(B, count, D)`."""
+    """SiLU, then a linear map from a condition `(B, D)` to `(B, count, D)`.
+
+    A condition per slot, `(B, S, D)`, gives `(B, S, count, D)`.
+    """
 
     def __init__(self, width: int, count: int, *, std: float, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.map = linear(width, count * width, dtype=dtype, rngs=rngs, std=std, bias=True)
         self.count = count
 
     def __call__(self, cond_BD: jax.Array) -> jax.Array:
-        return self.map(jax.nn.silu(cond_BD)).reshape(cond_BD.shape[0], self.count, -1)
+        # Cut along its width too, a condition per slot gets wrong gradients on meshes of all axes.
+        cond_BD = constrain(cond_BD, *(None,) * (cond_BD.ndim - 1))
+        return self.map(jax.nn.silu(cond_BD)).reshape(*cond_BD.shape[:-1], self.count, -1)
+
+
+def vectors(modulation: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """What `AdaLN` gives, with its vectors in front: `(count, B, S, D)`, S 1 if all slots share."""
+    rows = jnp.moveaxis(modulation.astype(dtype), -2, 0)
+    return rows[:, :, None] if modulation.ndim == 3 else rows
 
 
 def block_map(config: AdaLNConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> AdaLN:
@@ -172,6 +183,10 @@ class AdaLNBlock(nnx.Module):
             return cond + self.offsets[...].astype(cond.dtype)
         return self.modulation(cond)
 
+    def norm(self, x_BSD: jax.Array) -> jax.Array:
+        """What comes before each modulation."""
+        return layer_norm(x_BSD, eps=self.config.norm_eps)
+
     def __call__(
         self,
         x_BSD: jax.Array,
@@ -188,15 +203,13 @@ class AdaLNBlock(nnx.Module):
         """One block; arguments as of `gen.models.block.Block`."""
         keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
         path_keys = (None, None) if drop_path_rate is None else keys[2:]
-        vectors = jnp.moveaxis(modulation.astype(x_BSD.dtype), 1, 0)[:, :, None]
-        gate1, gate2, scale1, scale2, shift1, shift2 = vectors
-        eps = self.config.norm_eps
+        gate1, gate2, scale1, scale2, shift1, shift2 = vectors(modulation, x_BSD.dtype)
         mixed_BSD, cache = self.attention(
-            layer_norm(x_BSD, eps=eps) * (1 + scale1) + shift1,
+            self.norm(x_BSD) * (1 + scale1) + shift1,
             mask=mask, rope=rope, cache=cache, slots_S=slots_S, contiguous=contiguous, key=keys[0],
         )  # fmt: skip
         h_BSD = x_BSD + drop_path(gate1 * mixed_BSD, drop_path_rate, path_keys[0])
-        fed_BSD = self.feed_forward(layer_norm(h_BSD, eps=eps) * (1 + scale2) + shift2, key=keys[1])
+        fed_BSD = self.feed_forward(self.norm(h_BSD) * (1 + scale2) + shift2, key=keys[1])
         return h_BSD + drop_path(gate2 * fed_BSD, drop_path_rate, path_keys[1]), cache
 
 
@@ -210,8 +223,8 @@ class AdaLNHead(nnx.Module):
 
     def __call__(self, x_BSD: jax.Array, cond_BD: jax.Array) -> jax.Array:
         """float32 `(B, S, V)`; products in the compute dtype, sums in float32."""
-        vectors = jnp.moveaxis(self.modulation(cond_BD).astype(x_BSD.dtype), 1, 0)[:, :, None]
-        x_BSD = layer_norm(x_BSD, eps=self.eps) * (1 + vectors[0]) + vectors[1]
+        scale, shift = vectors(self.modulation(cond_BD), x_BSD.dtype)
+        x_BSD = layer_norm(x_BSD, eps=self.eps) * (1 + scale) + shift
         kernel_DV = self.logits.kernel[...].astype(x_BSD.dtype)
         logits_BSV = jnp.einsum("bsd,dv->bsv", x_BSD, kernel_DV, preferred_element_type=jnp.float32)
         return logits_BSV + self.logits.bias[...]

@@ -1,7 +1,7 @@
 """Multi-head attention with grouped keys, with or without a cache.
 
 Axes: B batch, S slots fed now, T slots attended, H query heads, K key heads, E channels of a
-head, D width.
+head, D width, M width of a memory.
 """
 
 from __future__ import annotations
@@ -43,6 +43,30 @@ def attend(
     )
 
 
+def attend_dropping(
+    q_BSHE: jax.Array,
+    k_BTKE: jax.Array,
+    v_BTKE: jax.Array,
+    mask: jax.Array,
+    *,
+    rate: float,
+    key: jax.Array,
+    scale: float | None = None,
+) -> jax.Array:
+    """`attend` with dropout of the attention weights, for training; all in float32 but the result.
+
+    Source: torch's `scaled_dot_product_attention`, whose `dropout_p` published recipes use.
+    """
+    repeats = q_BSHE.shape[2] // k_BTKE.shape[2]
+    keys, values = (jnp.repeat(a.astype(jnp.float32), repeats, axis=2) for a in (k_BTKE, v_BTKE))
+    scale = q_BSHE.shape[-1] ** -0.5 if scale is None else scale
+    scores_BHST = jnp.einsum("bshe,bthe->bhst", q_BSHE.astype(jnp.float32), keys) * scale
+    mask = mask[None, None] if mask.ndim == 2 else mask[:, None]
+    weights_BHST = jax.nn.softmax(jnp.where(mask, scores_BHST, -jnp.inf), axis=-1)
+    weights_BHST = dropout(weights_BHST, rate, key)
+    return jnp.einsum("bhst,bthe->bshe", weights_BHST, values).astype(q_BSHE.dtype)
+
+
 def unit(x_BSHE: jax.Array) -> jax.Array:
     """Vectors of the last axis at length 1, in float32, back to the dtype of `x`."""
     x32_BSHE = x_BSHE.astype(jnp.float32)
@@ -70,11 +94,14 @@ def write(
 
 
 class Attention(nnx.Module):
-    """Self-attention; `num_kv_heads` below `num_heads` shares keys (GQA).
+    """Attention to the slots themselves or to a memory; `num_kv_heads` below `num_heads` (GQA).
 
-    `bias` adds biases to all maps but the keys', where one would change nothing. `unit_heads`
-    gives queries and keys length 1 and learns how sharp each head is, at most 100 (Swin v2, Liu
-    et al. 2022); else `scale` multiplies the products, 1 / sqrt(E) by default.
+    `bias` adds biases to all maps but the keys', where one would change nothing unless keys are
+    rotated: `key_bias` adds it. `out_bias` says otherwise for the output's. `unit_heads` gives
+    queries and keys length 1 and learns how sharp each head is, at most 100 (Swin v2, Liu et al.
+    2022); else `scale` multiplies the products, 1 / sqrt(E) by default. `memory_width` is that of
+    a memory, which keys and values come from (cross-attention). `weights_dropout` drops weights
+    of the attention, `dropout_rate` parts of what comes out.
     """
 
     def __init__(
@@ -90,15 +117,21 @@ class Attention(nnx.Module):
         bias: bool = False,
         unit_heads: bool = False,
         scale: float | None = None,
+        key_bias: bool = False,
+        out_bias: bool | None = None,
+        memory_width: int | None = None,
+        weights_dropout: float = 0.0,
     ):
         self.head_dim = width // num_heads
         self.dropout_rate = dropout_rate
+        self.weights_dropout = weights_dropout
         kv_width = num_kv_heads * self.head_dim
+        source = memory_width or width
         options = {"dtype": dtype, "rngs": rngs, "std": init_std}
         self.query = linear(width, width, bias=bias, **options)
-        self.key = linear(width, kv_width, **options)
-        self.value = linear(width, kv_width, bias=bias, **options)
-        self.out = linear(width, width, bias=bias, **options)
+        self.key = linear(source, kv_width, bias=key_bias, **options)
+        self.value = linear(source, kv_width, bias=bias, **options)
+        self.out = linear(width, width, bias=bias if out_bias is None else out_bias, **options)
         self.scale = 1.0 if unit_heads else scale
         self.unit_heads = unit_heads
         if unit_heads:
@@ -114,15 +147,18 @@ class Attention(nnx.Module):
         slots_S: jax.Array | None = None,
         contiguous: bool = False,
         key: jax.Array | None = None,
+        memory_BSM: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerCache | None]:
         """Attends among the fed slots, or, given a cache, writes them and attends over it.
 
-        A caller that wants to look without committing drops the returned cache.
+        A caller that wants to look without committing drops the returned cache. A memory has a
+        row for each slot, at the slot's rotary position.
         """
         heads = x_BSD.shape[:2] + (-1, self.head_dim)
+        source = x_BSD if memory_BSM is None else memory_BSM
         q_BSHE = constrain(self.query(x_BSD).reshape(heads), None, "tensor")
-        k_BSKE = constrain(self.key(x_BSD).reshape(heads), None, "tensor")
-        v_BSKE = constrain(self.value(x_BSD).reshape(heads), None, "tensor")
+        k_BSKE = constrain(self.key(source).reshape(heads), None, "tensor")
+        v_BSKE = constrain(self.value(source).reshape(heads), None, "tensor")
         if self.unit_heads:
             sharpness_H1 = jnp.exp(jnp.minimum(self.log_scale[...], np.log(100.0)))[:, None]
             q_BSHE, k_BSKE = unit(q_BSHE) * sharpness_H1.astype(q_BSHE.dtype), unit(k_BSKE)
@@ -136,6 +172,13 @@ class Attention(nnx.Module):
                 cache.keys_BTKE.astype(q_BSHE.dtype),
                 cache.values_BTKE.astype(q_BSHE.dtype),
             )
-        mixed_BSHE = attend(q_BSHE, keys, values, mask, self.scale)
+        if self.weights_dropout and key is not None:
+            weights_key, key = jax.random.split(key)
+            mixed_BSHE = attend_dropping(
+                q_BSHE, keys, values, mask,
+                rate=self.weights_dropout, key=weights_key, scale=self.scale,
+            )  # fmt: skip
+        else:
+            mixed_BSHE = attend(q_BSHE, keys, values, mask, self.scale)
         out_BSD = self.out(mixed_BSHE.reshape(x_BSD.shape))
         return dropout(out_BSD, self.dropout_rate, key), cache

@@ -16,7 +16,9 @@ import numpy as np
 from gen.errors import UserError
 
 
-def grid_2d(height: int, width: int, head_dim: int, *, base: float = 10000.0) -> np.ndarray:
+def grid_2d(
+    height: int, width: int, head_dim: int, *, base: float = 10000.0, reach: float | None = None
+) -> np.ndarray:
     """Table of a raster grid: half of the pairs turn with the row, the rest with the column.
 
     Args:
@@ -24,6 +26,7 @@ def grid_2d(height: int, width: int, head_dim: int, *, base: float = 10000.0) ->
       width: columns of the grid.
       head_dim: E, divisible by 4.
       base: wavelength base; pair j of a half turns by `base**(-2j / (E/2))` per cell.
+      reach: cells that each side stands for, whatever its own number; by default that number.
 
     Returns:
       float32 `(height * width, 2, E / 2)`, raster order.
@@ -31,17 +34,23 @@ def grid_2d(height: int, width: int, head_dim: int, *, base: float = 10000.0) ->
     Raises:
       UserError: `head_dim` is not divisible by 4.
 
-    Source: FoundationVision/LlamaGen, `precompute_freqs_cis_2d`.
+    Source: FoundationVision/LlamaGen, `precompute_freqs_cis_2d`; with a reach, wangqiang9/FlowAR
+    `VisionRotaryEmbeddingFast`.
     """
     if head_dim % 4:
         raise UserError(f"2-D rotary positions need a head width divisible by 4, not {head_dim}")
     half = head_dim // 2
     exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)
     frequencies = (1.0 / np.float32(base) ** exponents).astype(np.float32)
-    rows, columns = np.divmod(np.arange(height * width), width)
-    angles_SC = np.concatenate(
-        [np.outer(axis.astype(np.float32), frequencies) for axis in (rows, columns)], axis=1
+    rows, columns = (
+        axis.astype(np.float32) for axis in np.divmod(np.arange(height * width), width)
     )
+    if reach is not None:
+        rows, columns = (
+            axis / np.float32(size) * np.float32(reach)
+            for axis, size in ((rows, height), (columns, width))
+        )
+    angles_SC = np.concatenate([np.outer(axis, frequencies) for axis in (rows, columns)], axis=1)
     return np.stack([np.cos(angles_SC), np.sin(angles_SC)], axis=1).astype(np.float32)
 
 

@@ -17,8 +17,13 @@ from gen import schema
 from gen.errors import UserError, nearest, note
 from gen.published import tables
 from gen.published.base import System
+from gen.published.flowar import FlowAR
+from gen.published.kl_vae import KLVAE
 from gen.published.llamagen import LlamaGen
 from gen.published.llamagen_vq import LlamaGenVQ
+from gen.published.maskgit import MaskGIT
+from gen.published.maskgit_vqgan import MaskGITVQGAN
+from gen.published.maskgit_vqgan_jax import MaskGITVQGANJax
 from gen.published.nar import Nar
 from gen.published.nar_video import NarVideo
 from gen.published.var import VAR
@@ -27,7 +32,10 @@ from gen.published.weights import Weights, open_weights
 
 SYSTEMS: dict[str, System] = {
     system.name: system
-    for system in (LlamaGen(), LlamaGenVQ(), Nar(), NarVideo(), VAR(), VARVQVAE())
+    for system in (
+        *(LlamaGen(), LlamaGenVQ(), Nar(), NarVideo(), VAR(), VARVQVAE()),
+        *(MaskGITVQGAN(), MaskGITVQGANJax(), KLVAE(), MaskGIT(), FlowAR()),
+    )
 }
 
 Files = str | Path | Sequence[str | Path]

@@ -1,6 +1,7 @@
 """Published weight files, read without executing anything in them and within bounded memory.
 
-Files are told apart by content: safetensors, zip archives of torch, and streams of older torch.
+Files are told apart by content: safetensors, zip archives of torch, streams of older torch, and
+Flax's msgpack.
 Opening reads names, shapes and places only, and checks all of them; what is refused is refused
 with a `UserError` of one line. Memory while opening is bounded by constants, not by what the
 file says; reading a tensor takes at most as many bytes as the file stores of it, or 64 MiB where
@@ -23,6 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from gen.errors import UserError
+from gen.published.msgpack_file import is_map, msgpack_contents
 from gen.published.torch_file import (
     MAX_ENTRIES,
     Contents,
@@ -62,11 +64,11 @@ OTHERS = {
     b"gguf": "a GGUF file",
 }
 TENSORFLOW_END = bytes.fromhex("57fb808b247547db")
-EXPECTED = "expected safetensors or a file of torch.save"
+EXPECTED = "expected safetensors, a file of torch.save or Flax's msgpack"
 
 
 class Weights:
-    """Tensors of one file, by dotted name, read one at a time.
+    """Tensors of one file, by dotted name (slashes in Flax's), read one at a time.
 
     Attributes:
       path: the file.
@@ -109,7 +111,7 @@ class Weights:
 
 
 def open_weights(path: str | Path) -> Weights:
-    """Opens a `.safetensors`, `.pt` or `.pth` file, told apart by its content.
+    """Opens a `.safetensors`, `.pt`, `.pth` or `.msgpack` file, told apart by its content.
 
     Raises:
       UserError: in one line that begins with the path: the file cannot be read, is damaged or of
@@ -154,6 +156,8 @@ def _contents(file: BinaryIO, size: int) -> Contents:
         return _safetensors_contents(file, size)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return stream_contents(file, size)
+    if is_map(head):
+        return msgpack_contents(file, size)
     need(tail != TENSORFLOW_END, f"a TensorFlow checkpoint; {EXPECTED}")
     start = head.lstrip().lower()
     for beginning, kind in OTHERS.items():

@@ -1,0 +1,31 @@
+"""FlowAR on the UCI digits: four scales up to 8x8 pixels, whose gray levels are the latents.
+
+    python -m gen.train --config configs/digits_flowar.py --workdir runs/digits_flowar
+
+Hardware: two CPU cores. Not tuned yet and not measured.
+Gray levels become latents from -1 to 1, and samples are rounded back to 17 levels. A flow has no
+likelihood here: `flow_loss` is the squared error of its velocity on held-out images.
+"""
+
+from digits_llamagen import get_config as base
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.family = "flow_scale"
+    stack = {"depth": 2, "width": 64, "heads": 4, "unroll": 2, "dropout": 0.05}
+    config.model = ConfigDict(
+        {
+            "scales": ((1, 1), (2, 2), (4, 4), (8, 8)),
+            "latents": {"channels": 1, "gray_levels": 17},
+            "condition": {"kind": "class", "num_classes": 10, "drop_rate": 0.1},
+            "encoder": stack,
+            "decoder": stack,
+            "head": {"kind": "adaptive", "depth": 2, "width": 64, "heads": 4, "unroll": 2},
+            "reach": 8.0,
+            "embed_std": 0.5,
+        }
+    )
+    config.optim.weight_decay = 0.02
+    return config
