@@ -266,7 +266,7 @@ def versions() -> dict[str, str]:
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     run = prepare(argv)
     with jax.set_mesh(run.trainer.mesh):
         if distributed.is_main():
@@ -276,7 +276,7 @@ def main(argv: list[str] | None = None) -> None:
         result = finish(run, generator)
     result |= {
         "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time(),
+        "cpu_seconds": time.process_time() - spent,
         "versions": versions(),
         "config": run.config.to_json(),
     }
