@@ -48,5 +48,6 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 2.0
     config.train.batch_size = 8
     config.train.steps = 5600
+    config.train.eval_every = config.train.save_every = 1400
     config.data.shift.steps = 2800
     return config

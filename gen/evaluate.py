@@ -166,7 +166,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m gen.evaluate",
         description=__doc__.splitlines()[0],
-        epilog="Fields of the stored config: --config.data.name=..., --config.eval.batch_size=...",
+        epilog="Fields of the stored config: --config.data.name=..., --config.sample.guidance=...",
     )
     parser.add_argument("run", help="a run's folder, or one of its checkpoints")
     parser.add_argument("--split", help="split to score; default: the config's test split")
@@ -186,7 +186,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.data_dir:
         overrides.append(("data.dir", args.data_dir))
     generator = load(args.run, averaged=not args.raw)
-    config = generator.config = overridden(generator.config, overrides, groups=("data", "eval"))
+    config = generator.config = overridden(
+        generator.config, overrides, groups=("data", "eval", "sample")
+    )
     if args.out:
         ensure_writable(Path(args.out).parent)
     dataset = open_data(config, generator.family)

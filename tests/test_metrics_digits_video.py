@@ -87,6 +87,13 @@ def test_changing_clips_lose_the_shape(real):
     assert motion(mixed)["shape"] < 0.05
 
 
+def test_noise_of_a_gray_level_keeps_the_path_but_not_every_shape(real):
+    clips = videos(real[0][0]).astype(int)
+    noise = np.random.default_rng(0).integers(-1, 2, clips.shape)
+    found = motion(np.clip(clips + noise, 0, 16))
+    assert found["path"] > 0.99 and 0.6 < found["shape"] < 0.8
+
+
 def test_scores_of_real_and_of_mislabelled_clips(real):
     train, test = real
     arguments = {"size": SIZE, "train": train, "test": test, "classifier_seeds": (0,)}
