@@ -15,14 +15,15 @@ def get_config() -> ConfigDict:
             "model": {
                 "grid": (3, 7, 7),
                 "vocab_size": 17,
-                "condition": {"kind": "class", "num_classes": 10, "drop_rate": 0.1},
+                # Rarely dropped: the class is a faint signal among 147 tokens.
+                "condition": {"kind": "class", "num_classes": 10, "drop_rate": 0.02},
                 "backbone": {
-                    "depth": 5,
+                    "depth": 4,
                     "width": 64,
-                    "heads": 8,
+                    "heads": 4,
                     "ffn_multiple": 32,
                     "init_std": 0.1,  # about 1 / sqrt(width): twice as fast as 0.02 here
-                    "unroll": 5,
+                    "unroll": 4,
                     "token_dropout": 0.0,
                     "residual_dropout": 0.0,
                     "ffn_dropout": 0.0,
@@ -36,21 +37,21 @@ def get_config() -> ConfigDict:
                 "test": "test",
             },
             "optim": {
-                "lr": 5e-3,
+                "lr": 2.5e-3,
                 "schedule": "cosine",
                 "warmup_steps": 100,
                 "weight_decay": 0.1,
                 "ema_decay": 0.998,
             },
             "train": {
-                "steps": 2000,
-                "batch_size": 8,
+                "steps": 7500,
+                "batch_size": 4,
                 "dtype": "float32",
                 "log_every": 100,
-                "eval_every": 500,
-                "save_every": 1000,
+                "eval_every": 2500,
+                "save_every": 2500,
             },
             "sample": {"guidance": 2.0, "batch_size": 100},
-            "eval": {"batch_size": 99, "scores": (), "num_samples": 1000},
+            "eval": {"batch_size": 99, "scores": ("digits_video",), "num_samples": 1000},
         }
     )

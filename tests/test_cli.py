@@ -196,6 +196,18 @@ def test_evaluate_refuses(run_folder, capsys):
     assert "nosuch" in error_of(capsys, evaluate.main, run_folder, "--split", "nosuch")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.sample.guidence=1", 'did you mean "guidance'),
+        ("--config.sample.top_k=many", "must be int"),
+        ("--config.optim.lr=1", "config.optim.lr is fixed here: only data, eval, sample"),
+    ],
+)
+def test_evaluate_overrides(run_folder, capsys, override, message):
+    assert message in error_of(capsys, evaluate.main, run_folder, override)
+
+
 def test_guidance_without_a_null_class():
     generator = tiny.generator(tiny.config(**{"model.condition.drop_rate": 0.0}))
     with pytest.raises(UserError, match="without a null condition"):

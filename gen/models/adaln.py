@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gen.errors import UserError
 from gen.models.attention import Attention, LayerCache
-from gen.models.block import Modulation
+from gen.models.block import Modulation, check_stack
 from gen.models.layers import drop_path, dropout, layer_norm, linear
 from gen.sharding import constrain
 
@@ -61,13 +60,7 @@ class AdaLNConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.depth, self.width, self.heads, self.unroll, self.hidden_width) < 1:
-            raise UserError(f"sizes of a backbone must be at least 1: {self}")
-        if self.width % self.heads:
-            raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
-        for name in ("token_dropout", "dropout", "drop_path"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"{name} is a probability below 1, not {getattr(self, name)}")
+        check_stack(self, self.hidden_width, "token_dropout", "dropout", "drop_path")
 
     @property
     def head_dim(self) -> int:

@@ -24,6 +24,8 @@ class StackConfig(Protocol):
     """What the backbone asks of a config of blocks, whatever the blocks are."""
 
     depth: int
+    width: int
+    heads: int
     drop_path: float
     token_dropout: float
     unroll: int
@@ -37,6 +39,18 @@ class StackConfig(Protocol):
 
     def make_block(self, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
         """A block: `modulate(cond)` and a call as that of `Block`."""
+
+
+def check_stack(config: StackConfig, hidden_width: int, *probabilities: str) -> None:
+    """Refuses sizes below 1, heads that do not divide the width, and improbable probabilities."""
+    sizes = (config.depth, config.width, config.heads, config.unroll, hidden_width)
+    if min(sizes) < 1:
+        raise UserError(f"sizes of a backbone must be at least 1: {config}")
+    if config.width % config.heads:
+        raise UserError(f"width {config.width} is not divisible by {config.heads} heads")
+    for name in probabilities:
+        if not 0.0 <= getattr(config, name) < 1.0:
+            raise UserError(f"{name} is a probability below 1, not {getattr(config, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +95,12 @@ class BackboneConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.depth, self.width, self.heads, self.ffn_multiple, self.unroll) < 1:
-            raise UserError(f"sizes of a backbone must be at least 1: {self}")
-        if self.width % self.heads:
-            raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
+        probabilities = ("token_dropout", "residual_dropout", "ffn_dropout", "drop_path")
+        check_stack(self, self.ffn_multiple, *probabilities)
         if self.ffn_width < 0:
             raise UserError(f"ffn_width is at least 1, or 0 for the formula: {self.ffn_width}")
         if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):
             raise UserError(f"{self.heads} heads are not divisible by {self.kv_heads} kv_heads")
-        for name in ("token_dropout", "residual_dropout", "ffn_dropout", "drop_path"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"{name} is a probability below 1, not {getattr(self, name)}")
 
     @property
     def head_dim(self) -> int:

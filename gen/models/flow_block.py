@@ -21,7 +21,7 @@ from gen.errors import UserError
 from gen.models.adaln import AdaLN, AdaLNBlock
 from gen.models.attention import Attention, LayerCache
 from gen.models.backbone import Backbone
-from gen.models.block import StackConfig
+from gen.models.block import StackConfig, check_stack
 from gen.models.conditioning import ClassCondition, Prompt
 from gen.models.layers import RMSNorm, dropout, linear
 from gen.sharding import constrain
@@ -58,16 +58,12 @@ class FlowStackConfig:
     drop_path: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.depth, self.width, self.heads, self.unroll, self.hidden_width) < 1:
-            raise UserError(f"sizes of a stack must be at least 1: {self}")
+        check_stack(self, self.hidden_width, "attention_dropout", "dropout")
         if self.width % (4 * self.heads):
             raise UserError(
                 f"{self.heads} heads of width {self.width} are no multiples of 4 channels, "
                 "which 2-D rotary positions need"
             )
-        for name in ("attention_dropout", "dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"{name} is a probability below 1, not {getattr(self, name)}")
 
     @property
     def head_dim(self) -> int:

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gen.errors import UserError
 from gen.models.attention import Attention, LayerCache
-from gen.models.block import Modulation
+from gen.models.block import Modulation, check_stack
 from gen.models.layers import drop_path, dropout, layer_norm
 from gen.sharding import constrain
 
@@ -53,13 +52,8 @@ class PostNormConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.depth, self.width, self.heads, self.ffn_width, self.unroll) < 1:
-            raise UserError(f"sizes of a backbone must be at least 1: {self}")
-        if self.width % self.heads:
-            raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
-        for name in ("token_dropout", "attention_dropout", "residual_dropout", "drop_path"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"{name} is a probability below 1, not {getattr(self, name)}")
+        probabilities = ("token_dropout", "attention_dropout", "residual_dropout", "drop_path")
+        check_stack(self, self.ffn_width, *probabilities)
 
     @property
     def head_dim(self) -> int:
