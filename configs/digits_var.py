@@ -38,13 +38,13 @@ def get_config() -> ConfigDict:
                 "init_std": 0.1,
                 "gate_init": 1.0,
                 "unroll": 4,
-                "drop_path": 0.1,
+                "drop_path": 0.15,
             },
         }
     )
     # Which code makes up for the latent so far is a sharp function: dropout and decay of 0.3 blunt
     # it. Half the batch takes a third of the time on two cores, and twice as many steps help.
-    config.optim.weight_decay = 0.1
+    config.optim.weight_decay = 0.2
     config.optim.clip_norm = 2.0
     config.train.batch_size = 8
     config.train.steps = 5600
