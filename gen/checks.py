@@ -50,7 +50,12 @@ def check_known(layout: Layout, known: np.ndarray | None, rows: int) -> np.ndarr
     """Tokens to start from, -1 where one is to be made, for so many samples; or none."""
     if known is None:
         return None
-    known = check_tokens(layout, known, unknown=True)
+    if layout.is_continuous:
+        raise UserError("this kind of generator cannot start from known tokens")
+    try:
+        known = check_tokens(layout, known, unknown=True)
+    except UserError as error:
+        raise UserError(f"known {error}; -1 stands for a token to be made") from None
     if len(known) != rows:
         raise UserError(f"{len(known)} rows of known tokens for {rows} samples")
     return known

@@ -24,6 +24,8 @@ class UserError(Exception):
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`'; did you mean "steps"?'` for the closest of the valid names, or the list of them all."""
     valid = sorted(valid)
+    if not valid:
+        return ": there are none"
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     if close:
         return f'; did you mean "{close[0]}"?'

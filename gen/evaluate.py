@@ -25,6 +25,7 @@ from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest, 
 from gen.inputs import open_data
 from gen.metrics.likelihood import histogram_baseline, summarise_loss, summarise_nll
 
+LEAST_SAMPLES = 200  # of the scores: fewer say nothing
 CONDITION_ARGUMENTS = {
     "class": lambda batch: {"labels": batch["label"]},
     "text": lambda batch: {"captions": (batch["caption"], batch["caption_valid"])},
@@ -131,8 +132,13 @@ SAMPLE_SCORES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def check_scores(names: tuple[str, ...]) -> None:
-    """Raises `UserError` for a score that does not exist."""
+def check_scores(names: tuple[str, ...], num_samples: int) -> None:
+    """Raises `UserError` for a score that does not exist, or of too few samples; 0 scores none."""
+    if names and 0 != num_samples < LEAST_SAMPLES:
+        raise UserError(
+            f"scores need {LEAST_SAMPLES} samples (config.eval.num_samples; 0: no scores), "
+            f"not {num_samples}"
+        )
     for name in names:
         if name not in SAMPLE_SCORES:
             raise UserError(
@@ -150,13 +156,13 @@ def evaluate(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Likelihood of one split and the scores asked for, as one nested dict."""
-    check_scores(scores)
+    check_scores(scores, num_samples)
     batch_size = generator.config.eval.batch_size
     result: dict[str, Any] = {
         "split": split,
         "held_out": held_out(generator, dataset.split(split), batch_size=batch_size),
     }
-    for name in scores:
+    for name in scores if num_samples else ():
         result[name] = SAMPLE_SCORES[name](generator, dataset, num_samples=num_samples, seed=seed)
     return result
 
@@ -191,12 +197,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     if args.out:
         ensure_writable(Path(args.out).parent)
+    num_samples = config.eval.num_samples if args.num_samples is None else args.num_samples
+    check_scores(config.eval.scores, num_samples)
     dataset = open_data(config, generator.family)
     split = args.split or config.data.test or config.data.valid
     if split is None:
         names = ", ".join(dataset.manifest.splits)
         raise UserError(f"the config names no test split: give --split, the data has {names}")
-    num_samples = config.eval.num_samples if args.num_samples is None else args.num_samples
     if args.num_samples and not config.eval.scores:
         note("--num-samples: this config asks for no scores of samples (config.eval.scores)")
     result = evaluate(

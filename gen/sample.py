@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -52,15 +53,16 @@ def save_samples(
     labels: list[str] | None,
     title: str,
     images: np.ndarray | None = None,
-) -> None:
+) -> bool:
     """Writes the labelled grid, ten to a row, so that class-balanced digits form columns.
 
     `images` are the pixels, uint8 `(N, H, W, 3)`; without them tokens are shown as gray levels.
-    Of a grid of several frames, the PNG has strips of frames, and a GIF beside it moves.
+    Of a grid of several frames, the PNG has strips of frames, and a GIF beside it moves. False,
+    and a note, where nothing can be shown.
     """
     if images is None and (layout.geometry != "grid" or layout.is_continuous):
-        note("no picture: latents, and tokens that are no grid, need their tokenizer to be seen")
-        return
+        note("no picture: latents, and tokens that are no grid, need --tokenizer FILE to be seen")
+        return False
     if images is None:
         images = gray_images(tokens_NP, layout)
         if layout.vocab_sizes[0] > 256:
@@ -69,21 +71,22 @@ def save_samples(
     frames = layout.shapes[-1][0]
     if frames == 1:
         pictures.save_grid(path, images, labels=labels, columns=columns, title=title)
-        return
+        return True
     gif = path.with_suffix(".gif")
     pictures.save_gif(gif, images, labels=labels, columns=columns, title=title)
     columns = max(1, STRIP_FRAMES // frames)
     shown, labels = images[: 10 * columns], labels and labels[: 10 * columns]
     pictures.save_strips(path, shown, labels=labels, columns=columns, title=title)
+    return True
 
 
-def open_tokenizer(path: str, layout: Layout) -> tuple[tokenizers.Tokenizer, tuple[int, ...]]:
+def open_tokenizer(path: str, generator: Generator) -> tuple[tokenizers.Tokenizer, tuple[int, ...]]:
     """The tokenizer of a file and the (height, width) in pixels of the generator's samples.
 
     Raises:
       UserError: the file is no tokenizer, or its tokens are not the generator's.
     """
-    tokenizer = tokenizers.load(path)
+    tokenizer, layout = tokenizers.load(path), generator.family.layout
     if layout.is_continuous:  # of latents at several scales, the last are what is decoded
         layout = dataclasses.replace(layout, geometry="grid", shapes=layout.shapes[-1:])
     sides = tuple(n * factor for n, factor in zip(layout.shapes[-1], tokenizer.downsample))
@@ -94,6 +97,10 @@ def open_tokenizer(path: str, layout: Layout) -> tuple[tokenizers.Tokenizer, tup
             f"the tokenizer {path} does not fit the generator: {'; '.join(differing)} "
             "(the generator's against the tokenizer's)"
         )
+    for part in generator.family.tokenizer_parts:
+        ours, theirs = generator.params[part], tokenizer.params[part]
+        if not all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs))):
+            raise UserError(f"the tokenizer {path} has another {part} than the generator holds")
     return tokenizer, shape
 
 
@@ -243,8 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     generator = load(args.run, averaged=not args.raw, dtype=args.dtype)
     settings = settings_from(args, generator)
     prompts = prompts_for(args, generator)
-    layout = generator.family.layout
-    tokenizer = open_tokenizer(args.tokenizer, layout) if args.tokenizer else None
+    tokenizer = open_tokenizer(args.tokenizer, generator) if args.tokenizer else None
     # The delay keeps a bar that never moved out of the way of an error message.
     with tqdm(total=len(prompts.names), unit="sample", desc="sampling", delay=0.5) as bar:
         drawn = generator.draw(
@@ -257,9 +263,10 @@ def main(argv: list[str] | None = None) -> None:
     tokens_NP = drawn["tokens"]
     record = json.dumps({"run": args.run, "seed": args.seed, **settings})
     tokens_file, picture = (out.with_name(out.name + ending) for ending in (".npz", ".png"))
-    np.savez(tokens_file, tokens=tokens_NP, **prompts.record, settings=record)
+    steps = {name: array for name, array in drawn.items() if name.endswith("_steps")}
+    np.savez(tokens_file, tokens=tokens_NP, **steps, **prompts.record, settings=record)
     images = save_pixels(out, drawn, *tokenizer, keep=100) if tokenizer else None
-    save_samples(
+    shown = save_samples(
         picture,
         generator.to_data(tokens_NP[:100]),
         layout=generator.family.data_layout,
@@ -268,10 +275,8 @@ def main(argv: list[str] | None = None) -> None:
         images=images,
     )
     pixels = f", each as a PNG in {out}" if tokenizer else ""
-    print(
-        f"{len(tokens_NP)} samples: {tokens_file}, "
-        f"the first {min(len(tokens_NP), 100)} in {picture}{pixels}"
-    )
+    first = f", the first {min(len(tokens_NP), 100)} in {picture}" if shown else ""
+    print(f"{len(tokens_NP)} samples: {tokens_file}{first}{pixels}")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def prepare(argv: list[str] | None) -> Run:
     """Everything that can be refused is refused here, before compilation."""
     args, rest = make_parser().parse_known_args(argv)
     config = configs.load(args.config, configs.split_overrides(rest))
-    check_scores(config.eval.scores)
+    check_scores(config.eval.scores, config.eval.num_samples)
     distributed.start(args.distributed)
     with distributed.together("its checks"):
         workdir = ensure_writable(args.workdir or Path("runs") / run_name(args.config))

@@ -71,6 +71,7 @@ def write_grid(directory, *, vocab_size=11, num_classes=5, rows=20, **changes):
         (["--config.data.valid=nosuch"], "nosuch"),
         (["--config.data.valid=test[:0]"], 'config.data.valid "test[:0]"'),
         (["--config.eval.scores=digit"], 'did you mean "digits"?'),
+        (["--config.eval.scores=digits", "--config.eval.num_samples=9"], "scores need 200 samples"),
         (["--config.optim.warmup_steps=4"], "warmup_steps"),
         (["--config.train.freeze=nothing"], "matches no parameter"),
         (["--confg.train.steps=3"], "unknown argument"),

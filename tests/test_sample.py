@@ -69,6 +69,22 @@ def test_wrong_options(scales, tmp_path, capsys, arguments, message):
     assert caught.value.code == 2 and message in error and "Traceback" not in error
 
 
+def test_a_tokenizer_with_other_codes_is_refused(scales, tmp_path, capsys):
+    folder, tokenizer = scales
+    other = MSVQTokenizer.fresh(tokenizer.config, seed=6)
+    tokenizers.save(other, tmp_path / "other.safetensors")
+    arguments = ["--tokenizer", str(tmp_path / "other.safetensors"), "--out", str(tmp_path / "x")]
+    with pytest.raises(SystemExit):
+        sample.main([str(folder / "model"), *arguments])
+    assert "has another quantizer than the generator holds" in capsys.readouterr().err
+
+
+def test_no_picture_no_name_of_one(scales, tmp_path, capsys):
+    sample.main([str(scales[0] / "model"), "--num", "5", "--out", str(tmp_path / "x")])
+    printed = capsys.readouterr()
+    assert "need --tokenizer FILE" in printed.err and ".png" not in printed.out
+
+
 def test_known_tokens_are_refused_where_they_have_no_place(scales, tmp_path, capsys):
     np.save(tmp_path / "known.npy", np.zeros((5, 17), int))
     arguments = [str(scales[0] / "model"), "--num", "5", "--known", str(tmp_path / "known.npy")]

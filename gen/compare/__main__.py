@@ -24,7 +24,7 @@ def make_parser() -> configs.Parser:
     parser = configs.Parser(
         prog="python -m gen.compare",
         description=__doc__.splitlines()[0],
-        epilog="Fields of all the configs: --config.train.steps=100, after the config files.",
+        epilog="Fields of all the configs: --config.data.dir=..., after the config files.",
     )
     add = parser.add_argument
     add("configs", nargs="+", metavar="CONFIG", help="config file, FILE.py or FILE.py:argument")
@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(args.out)
     ensure_writable(out.parent)
     entries = prepare(args.configs, Path(args.runs), overrides)
+    if len({entry.data for entry in entries}) > 1:
+        note("the configs are of different data: only rows of the same data compare")
     positions = [f"{number} of {len(entries)}" for number in range(1, len(entries) + 1)]
     results = [result_of(*pair) for pair in zip(entries, positions)]
     records, samples = [], []

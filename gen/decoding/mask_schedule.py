@@ -41,6 +41,8 @@ class MaskOptions:
 
     def __post_init__(self) -> None:
         check_schedule(self.schedule)
+        if self.num_steps < 1:
+            raise UserError(f"num_steps is at least 1, not {self.num_steps}")
         if not 0 <= self.start_step < self.num_steps:
             raise UserError(
                 f"start_step {self.start_step} must lie in [0, num_steps {self.num_steps})"
