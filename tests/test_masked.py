@@ -208,7 +208,7 @@ def test_wrong_settings_are_refused(generator):
         ({"schedule": "pow"}, "unknown"),
         ({"order": "halton"}, "confidence, random"),
         ({"start_step": 16}, "start_step 16"),
-        ({"num_steps": 0}, "num_steps 0"),
+        ({"num_steps": 0}, "num_steps is at least 1"),
         ({"schedule_dtype": "int32"}, "float32 or float64"),
         ({"choice_temperature": -1.0}, "at least 0"),
         ({"num_step": 3}, "num_steps"),

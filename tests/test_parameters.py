@@ -65,6 +65,10 @@ COUNTS = {
     "var_d24.py": var(24, 680),
     "var_d30.py": var(30, 680),
     "var_d36.py": var(36, 2240, shared=True),
+    # The sums of the shapes of wangqiang9/FlowAR's tensors, without its buffers.
+    "flowar_s.py": 171_718_072,
+    "flowar_l.py": 586_862_912,
+    "flowar_h.py": 1_913_316_880,
     "maskgit_256.py": maskgit(256),
     "maskgit_512.py": maskgit(1024),
 }
