@@ -24,6 +24,7 @@ from gen.errors import UserError
 from gen.families.base import DecodeState
 from gen.families.cached import CachedFamily
 from gen.layouts import Layout, grid
+from gen.models import latents
 from gen.models.adaln import AdaLNConfig, AdaLNHead, shared_map
 from gen.models.backbone import Backbone
 from gen.models.conditioning import ConditionConfig, Prompt
@@ -185,16 +186,14 @@ class NextScale(CachedFamily):
     ) -> jax.Array:
         if not self.config.gray_levels:
             return data
-        z_BHWC = data.reshape(-1, *self.config.quantizer.size, 1).astype(jnp.float32)
-        return model.quantizer.encode(2 * z_BHWC / (self.config.gray_levels - 1) - 1)
+        levels_BHWC = data.reshape(-1, *self.config.quantizer.size, 1)
+        return model.quantizer.encode(latents.from_gray(levels_BHWC, self.config.gray_levels))
 
     def to_data(self, model: NextScaleModel, tokens_BP: jax.Array) -> jax.Array:
         if not self.config.gray_levels:
             return tokens_BP
-        last = self.config.gray_levels - 1
-        gray_BHWC = jnp.rint((model.quantizer.accumulate(tokens_BP) + 1) / 2 * last)
-        gray_BHWC = jnp.clip(gray_BHWC, 0, last)
-        return gray_BHWC.reshape(len(tokens_BP), -1).astype(jnp.int32)
+        z_BHWC = model.quantizer.accumulate(tokens_BP)
+        return latents.to_gray(z_BHWC, self.config.gray_levels).reshape(len(tokens_BP), -1)
 
     def inputs(self, model: NextScaleModel, tokens_BP: jax.Array, prompt: Prompt) -> jax.Array:
         x_BSD = model.latents(model.quantizer.inputs(tokens_BP))

@@ -16,13 +16,13 @@ import numpy as np
 from flax import nnx
 
 from gen.models.attention import Attention, LayerCache
-from gen.models.block import Modulation, check_stack
+from gen.models.block import Modulation, OwnKeys, check_stack
 from gen.models.layers import drop_path, dropout, layer_norm, linear
 from gen.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaLNConfig:
+class AdaLNConfig(OwnKeys):
     """Sizes and regularisation of a transformer of such blocks.
 
     Attributes:
@@ -61,14 +61,6 @@ class AdaLNConfig:
 
     def __post_init__(self) -> None:
         check_stack(self, self.hidden_width, "token_dropout", "dropout", "drop_path")
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
-
-    @property
-    def num_kv_heads(self) -> int:
-        return self.heads
 
     @property
     def hidden_width(self) -> int:

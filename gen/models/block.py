@@ -41,6 +41,21 @@ class StackConfig(Protocol):
         """A block: `modulate(cond)` and a call as that of `Block`."""
 
 
+class OwnKeys:
+    """Of a config whose heads have keys and values of their own each."""
+
+    width: int
+    heads: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.heads
+
+
 def check_stack(config: StackConfig, hidden_width: int, *probabilities: str) -> None:
     """Refuses sizes below 1, heads that do not divide the width, and improbable probabilities."""
     sizes = (config.depth, config.width, config.heads, config.unroll, hidden_width)

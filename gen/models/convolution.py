@@ -19,7 +19,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Conv(nnx.Module):
-    """Convolution with bias; kernel `(size, size, I, O)`, started LeCun normal, bias at 0."""
+    """Convolution; kernel `(size, size, I, O)`, started LeCun normal, the bias (if any) at 0."""
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         padding: Padding | None = None,
+        bias: bool = True,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
@@ -36,7 +37,7 @@ class Conv(nnx.Module):
         shape = (size, size, fan_in, fan_out)
         kernel = nnx.initializers.lecun_normal()(rngs.params(), shape, jnp.float32)
         self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(jnp.zeros((fan_out,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((fan_out,), jnp.float32)) if bias else None
         self.stride = stride
         self.padding = padding or ((size // 2, size // 2),) * 2
         self.dtype = dtype
@@ -50,7 +51,7 @@ class Conv(nnx.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=PRECISION,
         )
-        return y_BHWO + self.bias[...].astype(self.dtype)
+        return y_BHWO if self.bias is None else y_BHWO + self.bias[...].astype(self.dtype)
 
 
 class Downsample(Conv):

@@ -21,14 +21,14 @@ from gen.errors import UserError
 from gen.models.adaln import AdaLN, AdaLNBlock
 from gen.models.attention import Attention, LayerCache
 from gen.models.backbone import Backbone
-from gen.models.block import StackConfig, check_stack
+from gen.models.block import OwnKeys, StackConfig, check_stack
 from gen.models.conditioning import ClassCondition, Prompt
 from gen.models.layers import RMSNorm, dropout, linear
 from gen.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowStackConfig:
+class FlowStackConfig(OwnKeys):
     """Sizes and regularisation of one of the two stacks.
 
     Attributes:
@@ -64,14 +64,6 @@ class FlowStackConfig:
                 f"{self.heads} heads of width {self.width} are no multiples of 4 channels, "
                 "which 2-D rotary positions need"
             )
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
-
-    @property
-    def num_kv_heads(self) -> int:
-        return self.heads
 
     @property
     def hidden_width(self) -> int:

@@ -15,6 +15,17 @@ from gen.layouts import Layout, grid
 from gen.models import posterior
 
 
+def from_gray(levels: jax.Array, count: int) -> jax.Array:
+    """Whole gray levels 0 to count - 1 as float32 from -1 to 1."""
+    return 2 * levels.astype(jnp.float32) / (count - 1) - 1
+
+
+def to_gray(z: jax.Array, count: int) -> jax.Array:
+    """The nearest gray level of each value, int32."""
+    last = count - 1
+    return jnp.clip(jnp.rint((z + 1) / 2 * last), 0, last).astype(jnp.int32)
+
+
 @dataclasses.dataclass(frozen=True)
 class LatentConfig:
     """What the data are. Latents have about unit range.
@@ -50,7 +61,7 @@ class LatentConfig:
         """Latents, float32 `(B, H, W, C)`; means of moments without a key."""
         z = data.reshape(len(data), *size, -1).astype(jnp.float32)
         if self.gray_levels:
-            z = 2 * z / (self.gray_levels - 1) - 1
+            z = from_gray(z, self.gray_levels)
         if self.moments:
             if key is None:
                 return posterior.mean_of(z, self.scale)
@@ -62,8 +73,7 @@ class LatentConfig:
         """Gray levels, latents, or moments without spread, of latents in raster order."""
         z_BPC = z_BPC / self.scale
         if self.gray_levels:
-            last = self.gray_levels - 1
-            return jnp.clip(jnp.rint((z_BPC[..., 0] + 1) / 2 * last), 0, last).astype(jnp.int32)
+            return to_gray(z_BPC[..., 0], self.gray_levels)
         if not self.moments:
             return z_BPC
         return jnp.concatenate([z_BPC, jnp.full_like(z_BPC, posterior.LOG_VARIANCE[0])], axis=-1)

@@ -16,29 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gen.models.convolution import PRECISION, Conv, GroupNorm, Upsample
+from gen.models.convolution import Conv, GroupNorm, Upsample
 from gen.models.layers import Series
 from gen.models.vqgan import PIXEL_CHANNELS, StackConfig
-
-
-class BareConv(nnx.Module):
-    """Convolution without bias that keeps the size; kernel `(size, size, I, O)`, LeCun normal."""
-
-    def __init__(self, fan_in: int, fan_out: int, size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        shape = (size, size, fan_in, fan_out)
-        kernel = nnx.initializers.lecun_normal()(rngs.params(), shape, jnp.float32)
-        self.kernel = nnx.Param(kernel)
-        self.dtype = dtype
-
-    def __call__(self, x_BHWI: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x_BHWI.astype(self.dtype),
-            self.kernel[...].astype(self.dtype),
-            window_strides=(1, 1),
-            padding=((self.kernel.shape[0] // 2,) * 2,) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=PRECISION,
-        )
 
 
 class ResBlock(nnx.Module):
@@ -59,10 +39,10 @@ class ResBlock(nnx.Module):
     ):
         conv = {"dtype": dtype, "rngs": rngs}
         self.norm1 = GroupNorm(fan_in, groups=groups, eps=eps)
-        self.conv1 = BareConv(fan_in, width, 3, **conv)
+        self.conv1 = Conv(fan_in, width, 3, bias=False, **conv)
         self.norm2 = GroupNorm(width, groups=groups, eps=eps)
-        self.conv2 = BareConv(width, width, 3, **conv)
-        self.shortcut = None if fan_in == width else BareConv(width, width, 1, **conv)
+        self.conv2 = Conv(width, width, 3, bias=False, **conv)
+        self.shortcut = None if fan_in == width else Conv(width, width, 1, bias=False, **conv)
 
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         h_BHWC = self.conv1(jax.nn.silu(self.norm1(x_BHWC)))
@@ -117,7 +97,7 @@ class Encoder(nnx.Module):
         conv = {"dtype": dtype, "rngs": rngs}
         options = config.norm | conv
         widths, bottom = config.widths, len(config.widths) - 1
-        self.conv_in = BareConv(PIXEL_CHANNELS, config.width, 3, **conv)
+        self.conv_in = Conv(PIXEL_CHANNELS, config.width, 3, bias=False, **conv)
         self.levels = Series(
             DownLevel(fan_in, width, config.blocks_per_level, last=number == bottom, **options)
             for number, (fan_in, width) in enumerate(zip((config.width, *widths), widths))

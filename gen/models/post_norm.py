@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gen.models.attention import Attention, LayerCache
-from gen.models.block import Modulation, check_stack
+from gen.models.block import Modulation, OwnKeys, check_stack
 from gen.models.layers import drop_path, dropout, layer_norm
 from gen.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
-class PostNormConfig:
+class PostNormConfig(OwnKeys):
     """Sizes and regularisation of a transformer of such blocks.
 
     Attributes:
@@ -54,14 +54,6 @@ class PostNormConfig:
     def __post_init__(self) -> None:
         probabilities = ("token_dropout", "attention_dropout", "residual_dropout", "drop_path")
         check_stack(self, self.ffn_width, *probabilities)
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
-
-    @property
-    def num_kv_heads(self) -> int:
-        return self.heads
 
     def shrunken(self, depth: int = 2) -> PostNormConfig:
         """The same kind of backbone, small enough to compile and run in seconds, for `:debug`."""
