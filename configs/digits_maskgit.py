@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
             "backbone": {
                 "depth": 4,
                 "width": 64,
-                "heads": 4,
+                "heads": 2,
                 "ffn_width": 192,
                 "init_std": 0.1,
                 "unroll": 4,
@@ -43,8 +43,8 @@ def get_config() -> ConfigDict:
     config.optim.lr = 2e-3
     config.optim.weight_decay = 0.1
     config.train.batch_size = 8
-    config.train.steps = 9500
+    config.train.steps = 7600
     config.train.eval_every = config.train.save_every = 1900
-    config.data.shift.steps = 4000
+    config.data.shift.steps = 3000
     config.sample.options = ConfigDict({"num_steps": 16, "order": "random"})
     return config

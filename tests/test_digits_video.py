@@ -1,11 +1,14 @@
 """The moving digits: real digits on straight paths, split by digit, the same every time."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from gen.data import open_dataset
 from gen.data.digits import load_digits
 from gen.data.digits_video import CLIPS_PER_DIGIT, VELOCITIES, make_clips, paths, small_digits
+from gen.errors import UserError
 from gen.evaluate import arrays
 from gen.layouts import grid
 
@@ -21,21 +24,21 @@ def dataset(directory):
 
 
 def placed(digit, tops_and_lefts):
-    clip = np.zeros((3, 7, 7), int)
+    clip = np.zeros((3, 7, 6), int)
     for frame, (top, left) in zip(clip, tops_and_lefts, strict=True):
-        frame[top : top + 5, left : left + 5] = digit
+        frame[top : top + 5, left : left + 4] = digit
     return clip
 
 
 def test_small_digits_are_means_of_areas():
     small, labels = small_digits()
-    assert small.shape == (1797, 5, 5) and small.dtype == np.uint8
+    assert small.shape == (1797, 5, 4) and small.dtype == np.uint8
     np.testing.assert_array_equal(labels, load_digits()[1])
-    # A cell is 8/5 of a row high and 6/5 of a column wide; the outer columns are left out.
-    rows, columns = np.zeros((5, 8)), np.zeros((5, 6))
-    for cell in range(5):
-        for weights, step in ((rows, 8 / 5), (columns, 6 / 5)):
-            edges = np.arange(weights.shape[1])
+    # A cell is 8/5 of a row high and 6/4 of a column wide; the outer columns are left out.
+    rows, columns = np.zeros((5, 8)), np.zeros((4, 6))
+    for weights in (rows, columns):
+        step, edges = weights.shape[1] / weights.shape[0], np.arange(weights.shape[1])
+        for cell in range(len(weights)):
             upper = np.minimum((cell + 1) * step, edges + 1)
             weights[cell] = np.maximum(upper - np.maximum(cell * step, edges), 0) / step
     inner = load_digits()[0].reshape(-1, 8, 8)[:, :, 1:7]
@@ -46,7 +49,7 @@ def test_small_digits_are_means_of_areas():
 
 def test_counts_layout_and_labels(dataset):
     assert dataset.manifest.splits == {"train": 6000, "test": 297}
-    assert dataset.manifest.layout == grid(7, 7, 17, frames=3)
+    assert dataset.manifest.layout == grid(7, 6, 17, frames=3)
     assert dataset.manifest.num_classes == 10
     for split, part in (("train", slice(1500)), ("test", slice(1500, None))):
         _, labels = arrays(dataset.split(split))
@@ -69,7 +72,7 @@ def test_paths_are_straight_and_stay_on_the_canvas():
 def test_every_clip_is_its_own_digit_on_a_path(dataset, split, first):
     clips, _ = arrays(dataset.split(split))
     digits, each, used = small_digits()[0], CLIPS_PER_DIGIT[split], []
-    for index, clip in enumerate(clips.reshape(-1, 3, 7, 7)):
+    for index, clip in enumerate(clips.reshape(-1, 3, 7, 6)):
         digit = digits[first + index // each]
         (which,) = [k for k, path in enumerate(paths()) if (clip == placed(digit, path)).all()]
         used.append(which)
@@ -84,7 +87,7 @@ def test_slices_separate_digits(dataset):
     shown = []
     for split in ("train[:-600]", "train[-600:]"):
         clips, _ = arrays(dataset.split(split))
-        firsts = clips.reshape(-1, 3, 7, 7)[:, 0, :, :5]
+        firsts = clips.reshape(-1, 3, 7, 6)[:, 0, :, :4]
         whole = [f[t : t + 5] for f in firsts for t in range(3) if f.sum() == f[t : t + 5].sum()]
         shown.append({digit.tobytes() for digit in whole})
     assert len(shown[0]) > 1300 and len(shown[1]) > 140
@@ -101,10 +104,19 @@ def test_same_clips_every_time(dataset, tmp_path):
     assert names == [s["sha256"] for s in again.manifest.shards.values()]
 
 
+def test_clips_of_another_version_are_refused(dataset, directory, tmp_path):
+    made = next(path for path in directory.rglob("manifest.json")).parent
+    old = tmp_path / made.relative_to(directory)
+    old.mkdir(parents=True)
+    dataclasses.replace(dataset.manifest, layout=grid(7, 7, 17, frames=3)).write(old)
+    with pytest.raises(UserError, match=f"{old} is of another version of gen: remove it"):
+        open_dataset("digits_video", directory=tmp_path)
+
+
 def test_seed_and_number_of_clips():
     digits = small_digits()[0][:20]
     clips = make_clips(digits, each=5, seed=3)
-    assert clips.shape == (100, 147) and clips.dtype == np.uint8
+    assert clips.shape == (100, 126) and clips.dtype == np.uint8
     assert len({clip.tobytes() for clip in clips}) == 100
     np.testing.assert_array_equal(clips, make_clips(digits, each=5, seed=3))
     assert (clips != make_clips(digits, each=5, seed=4)).any()
@@ -120,7 +132,6 @@ def test_by_plain_tfds(dataset, directory):
 
 def test_the_name_is_taken(tmp_path):
     from gen.data import write_dataset
-    from gen.errors import UserError
 
     with pytest.raises(UserError, match="taken by a built-in dataset"):
         write_dataset(

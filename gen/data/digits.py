@@ -133,10 +133,16 @@ def prepare(builder: type[BuiltIn], directory: str | os.PathLike[str] | None = N
 
     Several processes may do this at once: each prepares its own copy, the first to finish
     renames it into place, and the others use that one.
+
+    Raises:
+      UserError: what is there was made by a version of this package whose samples differ.
     """
     root, description = files.data_root(directory), builder.description
     destination = root / description.name / files.VERSION
     if destination.is_dir():
+        found = Manifest.read(destination)
+        if found.layout != description.layout:
+            raise UserError(f"{destination} is of another version of gen: remove it")
         return destination
     load_digits()
     with files.staging(root, description.name) as stage, _quiet():

@@ -18,6 +18,9 @@ from gen.models.layers import dropout, linear
 from gen.sharding import constrain
 
 
+HIDDEN = -1e30  # added to logits; finite, so that a row that sees nothing gives no NaN
+
+
 class LayerCache(NamedTuple):
     """Keys and values of one layer for all slots of a phase: each `(B, T, K, E)`."""
 
@@ -31,40 +34,36 @@ def attend(
     v_BTKE: jax.Array,
     mask: jax.Array,
     scale: float | None = None,
+    *,
+    rate: float = 0.0,
+    key: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(scale q k^T) v with logits and softmax in float32; the scale is 1 / sqrt(E).
 
-    `mask` is `(S, T)` or `(B, S, T)`, true where a query may look. A query that sees nothing
-    would get the mean of all values, so masks always leave a slot its own key.
+    Plain products, which every platform lowers and differentiates well: on CPUs the gradient is
+    two to three times as fast as that of `jax.nn.dot_product_attention`.
+
+    Args:
+      q_BSHE: queries; head h looks at key head h // (H / K).
+      k_BTKE: keys.
+      v_BTKE: values.
+      mask: `(S, T)` or `(B, S, T)`, true where a query may look. A query that sees nothing would
+        get the mean of all values, so masks always leave a slot its own key.
+      scale: of the products.
+      rate: share of the attention weights that is dropped, given a key (torch's
+        `scaled_dot_product_attention`, whose `dropout_p` published recipes use).
+      key: switches the dropout on.
     """
+    heads, head_dim = q_BSHE.shape[2:]
+    scale = head_dim**-0.5 if scale is None else scale
+    if k_BTKE.shape[2] != heads:
+        repeats = heads // k_BTKE.shape[2]
+        k_BTKE, v_BTKE = (jnp.repeat(a, repeats, axis=2) for a in (k_BTKE, v_BTKE))
     mask = mask[None, None] if mask.ndim == 2 else mask[:, None]
-    return jax.nn.dot_product_attention(
-        q_BSHE, k_BTKE, v_BTKE, mask=mask, scale=scale, implementation="xla"
-    )
-
-
-def attend_dropping(
-    q_BSHE: jax.Array,
-    k_BTKE: jax.Array,
-    v_BTKE: jax.Array,
-    mask: jax.Array,
-    *,
-    rate: float,
-    key: jax.Array,
-    scale: float | None = None,
-) -> jax.Array:
-    """`attend` with dropout of the attention weights, for training; all in float32 but the result.
-
-    Source: torch's `scaled_dot_product_attention`, whose `dropout_p` published recipes use.
-    """
-    repeats = q_BSHE.shape[2] // k_BTKE.shape[2]
-    keys, values = (jnp.repeat(a.astype(jnp.float32), repeats, axis=2) for a in (k_BTKE, v_BTKE))
-    scale = q_BSHE.shape[-1] ** -0.5 if scale is None else scale
-    scores_BHST = jnp.einsum("bshe,bthe->bhst", q_BSHE.astype(jnp.float32), keys) * scale
-    mask = mask[None, None] if mask.ndim == 2 else mask[:, None]
-    weights_BHST = jax.nn.softmax(jnp.where(mask, scores_BHST, -jnp.inf), axis=-1)
-    weights_BHST = dropout(weights_BHST, rate, key)
-    return jnp.einsum("bhst,bthe->bshe", weights_BHST, values).astype(q_BSHE.dtype)
+    logits_BHST = jnp.einsum("bshe,bthe->bhst", q_BSHE, k_BTKE, preferred_element_type=jnp.float32)
+    logits_BHST = logits_BHST * scale + jnp.where(mask, 0.0, HIDDEN)
+    weights_BHST = dropout(jax.nn.softmax(logits_BHST, axis=-1), rate, key)
+    return jnp.einsum("bhst,bthe->bshe", weights_BHST.astype(v_BTKE.dtype), v_BTKE)
 
 
 def unit(x_BSHE: jax.Array) -> jax.Array:
@@ -172,13 +171,11 @@ class Attention(nnx.Module):
                 cache.keys_BTKE.astype(q_BSHE.dtype),
                 cache.values_BTKE.astype(q_BSHE.dtype),
             )
+        weights_key = None
         if self.weights_dropout and key is not None:
             weights_key, key = jax.random.split(key)
-            mixed_BSHE = attend_dropping(
-                q_BSHE, keys, values, mask,
-                rate=self.weights_dropout, key=weights_key, scale=self.scale,
-            )  # fmt: skip
-        else:
-            mixed_BSHE = attend(q_BSHE, keys, values, mask, self.scale)
+        mixed_BSHE = attend(
+            q_BSHE, keys, values, mask, self.scale, rate=self.weights_dropout, key=weights_key
+        )
         out_BSD = self.out(mixed_BSHE.reshape(x_BSD.shape))
         return dropout(out_BSD, self.dropout_rate, key), cache
