@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from gen import config as configs
-from gen import schema, sharding
+from gen import programs, schema, sharding
 from gen.checks import Captions, check_condition, check_known, check_tokens
 from gen.config import Config
 from gen.data.pipeline import padded_batches
@@ -38,6 +38,7 @@ class Generator:
       config: the resolved `Config` it was trained with.
       params: nested dict of float32 arrays.
       family: what kind of generator it is.
+      dtype: what it computes in.
       published: where converted weights came from; none for weights trained here.
     """
 
@@ -56,8 +57,8 @@ class Generator:
         self.published = published
         self.mesh = mesh
         self.family: Family = FAMILIES[config.family](config.model)
-        self._dtype = jnp.dtype(dtype)
-        self._graphdef = nnx.split(abstract_model(self.family, dtype=self._dtype))[0]
+        self.dtype = jnp.dtype(dtype)
+        self._graphdef = nnx.split(abstract_model(self.family, dtype=self.dtype))[0]
         self._compiled: dict[Any, Callable] = {}
 
     @property
@@ -135,6 +136,7 @@ class Generator:
         top_k: int = 0,
         top_p: float = 1.0,
         known: np.ndarray | None = None,
+        first: int = 0,
         draws: Any = None,
         keep_logits: bool = False,
         batch_size: int = 64,
@@ -152,6 +154,7 @@ class Generator:
           temperature: 0 takes the most likely token.
           top_k, top_p: keep the k most likely, or the smallest set of this probability.
           known: int `(B, P)`, tokens to keep, -1 where one is to be made; not all families can.
+          first: number of the first sample: a set drawn in several calls is the set of one.
           draws: noise instead of the seed's, for one batch.
           keep_logits: also return what tokens were drawn from, after guidance.
           batch_size: rows decoded together.
@@ -165,23 +168,52 @@ class Generator:
           UserError: a setting is out of range, unknown, or does not fit the model.
         """
         sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
-        chosen = schema.build(self.family.Options, options, "options of sampling")
-        scale_N = self.family.scales(guidance, guidance_interval, chosen)
-        batch = check_condition(self.family.condition, num, labels, captions)
+        run, scale_N, chosen = self._sampler(guidance, guidance_interval, options, keep_logits)
+        batch = check_condition(self.family.condition, num, labels, captions, first=first)
         rows = len(next(iter(batch.values())))
-        known = check_known(self.family.layout, known, rows)
-        batch |= self.family.prepare(rows, known, chosen)
+        batch |= self.family.prepare(rows, check_known(self.family.layout, known, rows), chosen)
         batch_size = min(batch_size, rows) if draws is None else rows
-        static = {"num_guided": num_guided_steps(scale_N), "keep_logits": keep_logits}
-        run = self._program("sample", functools.partial(_sample, options=chosen, **static))
         done = []
         for rows_B, part in padded_batches(batch, batch_size):
-            noise = drawing.keyed(seed, rows_B) if draws is None else draws
+            noise = drawing.keyed(seed, first + rows_B) if draws is None else draws
             done.append(run(self.params, self._put(part), noise, scale_N, sampling))
             if progress:
                 jax.block_until_ready(done[-1])
                 progress(min(int(rows_B[-1]) + 1, rows))
         return {n: np.concatenate([np.asarray(d[n]) for d in done])[:rows] for n in done[0]}
+
+    def traced(
+        self,
+        seed: int | jax.Array,
+        *,
+        num: int,
+        captions: Captions | None = None,
+        guidance: float | None = None,
+        guidance_interval: int = -1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        **options: Any,
+    ) -> tuple[jax.stages.Traced, tuple]:
+        """The program of `draw` for `num` samples at once (classes in turn), and its arguments:
+        parameters, condition, noise, guidance scales and token sampling."""
+        sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
+        batch = check_condition(self.family.condition, num, None, captions)
+        run, scale_N, chosen = self._sampler(guidance, guidance_interval, options, False)
+        batch |= self.family.prepare(num, None, chosen)
+        noise = drawing.keyed(seed, np.arange(num))
+        arguments = (self.params, self._put(batch), noise, scale_N, sampling)
+        return run.trace(*arguments), arguments
+
+    def _sampler(
+        self, guidance: float | None, interval: int, options: dict[str, Any], keep_logits: bool
+    ) -> tuple[Callable, np.ndarray, Any]:
+        """The compiled sampler, the guidance scale of each step, the family's options."""
+        chosen = schema.build(self.family.Options, options, "options of sampling")
+        scale_N = self.family.scales(guidance, interval, chosen)
+        num_guided = num_guided_steps(scale_N)
+        static = {"num_guided": num_guided, "keep_logits": keep_logits, "options": chosen}
+        return self._program("sample", programs.sample, **static), scale_N, chosen
 
     def from_data(self, data: np.ndarray) -> np.ndarray:
         """The model's tokens of data as datasets hold them (see `Family`)."""
@@ -204,8 +236,8 @@ class Generator:
     def _translated(self, what: str, rows: np.ndarray) -> np.ndarray:
         if self.family.data_layout == self.family.layout:
             return rows
-        run = self._program(what, functools.partial(_translate, what=what))
-        return np.asarray(run(self.params, self._put({"rows": rows})["rows"]))
+        run = self._program(what, programs.translate, what=what)
+        return np.asarray(run(self.params, self._put({"": rows})[""]))
 
     def _teacher_forced(
         self,
@@ -220,7 +252,7 @@ class Generator:
         condition = check_condition(
             self.family.condition, len(tokens), labels, captions, required=True, null=null
         )
-        run = self._program(what, functools.partial(_teacher_forced, what=what))
+        run = self._program(what, programs.teacher_forced, what=what)
         batch = self._put(condition | {"tokens": tokens})
         noise = {} if rows_B is None else {"draws": drawing.keyed(0, rows_B)}
         return run(self.params, batch, np.full((len(tokens),), null), noise)
@@ -234,39 +266,16 @@ class Generator:
         where = sharding.batch_sharding(self.mesh) if even else sharding.replicated(self.mesh)
         return sharding.put(batch, where)
 
-    def _program(self, name: str, body: Callable) -> Callable:
+    def _program(self, name: str, body: Callable, **static: Any) -> Callable:
         """The compiled function of this name and these static settings."""
-        key = (name, *sorted(body.keywords.items()))
+        key = (name, *sorted(static.items()))
         if key not in self._compiled:
             # Of an array cut over several processes, none of them could read the whole.
             several = self.mesh is not None and jax.process_count() > 1
             whole = sharding.replicated(self.mesh) if several else None
-            function = functools.partial(body, self.family, self._graphdef)
+            function = functools.partial(body, self.family, self._graphdef, **static)
             self._compiled[key] = jax.jit(function, out_shardings=whole)
         return self._compiled[key]
-
-
-def _sample(
-    family, graphdef, params, batch, draws, scale_N, sampling, *, num_guided, options, keep_logits
-):
-    """Traced body of `Generator.draw`."""
-    model = nnx.merge(graphdef, params)
-    return family.sample(
-        model, batch, draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling,
-        options=options, keep_logits=keep_logits,
-    )  # fmt: skip
-
-
-def _translate(family, graphdef, params, rows, *, what):
-    """Traced body of `Generator.from_data` and `Generator.to_data`."""
-    return getattr(family, what)(nnx.merge(graphdef, params), rows)
-
-
-def _teacher_forced(family, graphdef, params, batch, drop_B, noise, *, what):
-    """Traced body of `Generator.held_out` and `Generator.logits`."""
-    condition = {name: batch[name] for name in family.condition_fields}
-    model = nnx.merge(graphdef, params)
-    return getattr(family, what)(model, batch["tokens"], condition, drop_B=drop_B, **noise)
 
 
 def load(

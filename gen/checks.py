@@ -111,11 +111,13 @@ def check_condition(
     *,
     required: bool = False,
     null: bool = False,
+    first: int = 0,
 ) -> dict[str, np.ndarray]:
     """The fields of a batch for `num` samples, or for as many as labels or captions are given.
 
-    Without labels, and unless they are `required`, a class model gets its classes in turn. `null`
-    asks for the null condition, which must be there.
+    Without labels, and unless they are `required`, a class model gets its classes in turn: the
+    sample of number i, counted from `first`, is of class i mod classes. `null` asks for the null
+    condition, which must be there.
 
     Raises:
       UserError: what is given does not fit the model, or too little is.
@@ -131,5 +133,5 @@ def check_condition(
     if labels is None:
         if num is None or num < 1:
             raise UserError("give labels, or the number of samples (at least 1)")
-        labels = np.arange(num) % condition.num_classes
+        labels = (first + np.arange(num)) % condition.num_classes
     return {"label": check_labels(condition, num, labels)}

@@ -78,13 +78,11 @@ def sampled(
     `guided` at the config's sampling settings.
     """
     guided = generator.config.sample.settings()
-    del guided["batch_size"]
+    rows = guided.pop("batch_size")
     names = schema.hints(generator.family.Options)
     options = {name: value for name, value in guided.items() if name in names}
     for name, choice in {"unguided": options, "guided": guided}.items():
-        tokens_NP = generator.sample(
-            seed, labels=labels_N, batch_size=min(len(labels_N), 512), **choice
-        )
+        tokens_NP = generator.sample(seed, labels=labels_N, batch_size=rows, **choice)
         yield name, generator.to_data(tokens_NP), choice
 
 
@@ -92,7 +90,7 @@ def digit_scores(
     generator: Generator, dataset: Dataset, *, num_samples: int, seed: int
 ) -> dict[str, Any]:
     """Scores of class-balanced 8x8 digits, and the likelihood of a histogram to compare with."""
-    from gen.metrics.digits import score_samples
+    from gen.metrics.digits import feature_network, score_samples
 
     data, family = generator.config.data, generator.family
     train, test = arrays(dataset.split(data.train)), arrays(dataset.split(data.test))
@@ -105,8 +103,9 @@ def digit_scores(
             num_classes=family.condition.num_classes,
         )
     }
+    shared = {"train": train, "test": test, "network": feature_network(*train)}
     for name, samples_NP, choice in sampled(generator, labels_N, seed=seed):
-        scores[name] = score_samples(samples_NP, labels_N, train=train, test=test) | choice
+        scores[name] = score_samples(samples_NP, labels_N, **shared) | choice
     return scores
 
 
@@ -114,14 +113,15 @@ def digit_video_scores(
     generator: Generator, dataset: Dataset, *, num_samples: int, seed: int
 ) -> dict[str, Any]:
     """Scores of class-balanced clips of one moving digit each."""
-    from gen.metrics.digits_video import score_clips
+    from gen.metrics.digits_video import frame_network, score_clips
 
     data, family = generator.config.data, generator.family
     train, test = arrays(dataset.split(data.train)), arrays(dataset.split(data.test))
     labels_N = np.arange(num_samples) % family.condition.num_classes
     size = family.data_layout.shapes[0]
+    shared = {"size": size, "train": train, "test": test, "network": frame_network(*train, size)}
     return {
-        name: score_clips(clips_NP, labels_N, size=size, train=train, test=test) | choice
+        name: score_clips(clips_NP, labels_N, **shared) | choice
         for name, clips_NP, choice in sampled(generator, labels_N, seed=seed)
     }
 

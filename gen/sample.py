@@ -5,6 +5,10 @@ Axes: N samples, P positions.
 The settings default to what the run's config gives under `sample`. The `.npz` holds `tokens`
 (N, P), `labels` (N,) or `captions` (N,), and `settings` (JSON); the PNG is a labelled grid. With a
 tokenizer, pixels are decoded: the grid shows them, and each sample is a PNG of its own.
+
+`--parts` is for many samples. OUT/ keeps each batch as it is done, the same command goes on from
+there, and at the end OUT.npz is made of them. With a tokenizer it also holds the pixels `arr_0`,
+uint8 (N, H, W, 3), and the labels `arr_1`, as evaluators of the Frechet distance read them.
 """
 
 from __future__ import annotations
@@ -20,11 +24,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gen import captions, pictures, schema, tokenizers
+from gen import distributed, pictures, schema, tokenizers
 from gen.api import Generator, load
 from gen.config import Parser, SampleConfig
 from gen.errors import UserError, ensure_writable, exit_on_user_error, note
 from gen.layouts import Layout
+from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
+from gen.prompts import Prompts, prompts_for
 
 # Frames in one row of strips: ten strips of the shortest videos, one of the longer ones.
 STRIP_FRAMES = 30
@@ -86,7 +92,7 @@ def open_tokenizer(path: str, generator: Generator) -> tuple[tokenizers.Tokenize
     Raises:
       UserError: the file is no tokenizer, or its tokens are not the generator's.
     """
-    tokenizer, layout = tokenizers.load(path), generator.family.layout
+    tokenizer, layout = tokenizers.load(path, mesh=generator.mesh), generator.family.layout
     if layout.is_continuous:  # of latents at several scales, the last are what is decoded
         layout = dataclasses.replace(layout, geometry="grid", shapes=layout.shapes[-1:])
     sides = tuple(n * factor for n, factor in zip(layout.shapes[-1], tokenizer.downsample))
@@ -104,6 +110,24 @@ def open_tokenizer(path: str, generator: Generator) -> tuple[tokenizers.Tokenize
     return tokenizer, shape
 
 
+def to_pixels(
+    drawn: dict[str, np.ndarray],
+    tokenizer: tokenizers.Tokenizer,
+    shape: tuple[int, ...],
+    *,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Pixels of what was drawn, uint8 `(N, H, W, 3)`, or `(N, T, H, W, 3)` of videos.
+
+    Latents are decoded where the generator gives them: some options smooth these alone.
+    """
+    if "latents" in drawn:
+        pixels = tokenizer.decode_latents(drawn["latents"], batch_size=batch_size)
+    else:
+        pixels = tokenizer.decode(drawn["tokens"], shape, batch_size=batch_size)
+    return tokenizer.to_uint8(pixels)
+
+
 def save_pixels(
     folder: Path,
     drawn: dict[str, np.ndarray],
@@ -113,38 +137,18 @@ def save_pixels(
     keep: int,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Decodes and writes `00000.png` and so on; returns the first `keep`, uint8 (N, H, W, 3).
-
-    Latents are decoded where the generator gives them: some options smooth these alone.
-    """
+    """Decodes and writes `00000.png` and so on; returns the first `keep`, uint8 (N, H, W, 3)."""
     ensure_writable(folder)
     kept, total = [], len(drawn["tokens"])
     with tqdm(total=total, unit="image", desc="decoding", delay=0.5) as bar:
         for start in range(0, total, batch_size):
-            rows = slice(start, start + batch_size)
-            if "latents" in drawn:
-                pixels = tokenizer.decode_latents(drawn["latents"][rows], batch_size=batch_size)
-            else:
-                pixels = tokenizer.decode(drawn["tokens"][rows], shape, batch_size=batch_size)
-            images = tokenizer.to_uint8(pixels)
+            rows = {name: array[start : start + batch_size] for name, array in drawn.items()}
+            images = to_pixels(rows, tokenizer, shape, batch_size=batch_size)
             for index, image in enumerate(images, start):
                 Image.fromarray(image).save(folder / f"{index:05d}.png")
             kept.extend(images[: max(keep - start, 0)])
             bar.update(len(images))
     return np.stack(kept)
-
-
-def parse_labels(text: str) -> list[int]:
-    """`"0,1,5-9"` as a list of class numbers."""
-    labels: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UserError(f'--labels takes numbers and ranges such as 0,1,5-9, not "{text}"')
-        if int(last or first) < int(first):
-            raise UserError(f"--labels: the range {part.strip()} goes down; write {last}-{first}")
-        labels.extend(range(int(first), int(last or first) + 1))
-    return labels
 
 
 def make_parser() -> Parser:
@@ -156,21 +160,32 @@ def make_parser() -> Parser:
     add("--num", type=int, help="number of samples; conditions are taken in turn (default: 100)")
     add("--captions", metavar="FOLDER", help="captions that gen.encode text wrote, for text models")
     add("--tokenizer", metavar="FILE", help="tokenizer of gen.convert: also writes pixels")
+    add("--batch-size", help="samples decoded together")
+    add("--known", metavar="FILE.npy",
+        help="tokens (N, P) to keep, -1 where one is to be made; not all models can")  # fmt: skip
+    add("--seed", type=int, default=0)
+    add("--out", default="samples", help="writes OUT.npz, OUT.png, and OUT/ for pixels")
+    add("--parts", action="store_true",
+        help="for many samples, over all devices: OUT/ keeps each batch, the same command goes on "
+        "from there, and OUT.npz is made of them at the end")  # fmt: skip
+    add("--distributed", choices=distributed.MODES, default="off",
+        help="auto: one of several processes, which share the parts")  # fmt: skip
+    add_settings(parser)
+    return parser
+
+
+def add_settings(parser: Parser) -> None:
+    """Flags of the weights, and of how to sample, which `settings_from` reads."""
+    add = parser.add_argument
     add("--guidance", help="guidance as the published code counts it, or none")
     add("--guidance-interval", help="last guided step after the first; -1 guides all")
     add("--temperature", help="0 takes the most likely token")
     add("--top-k", help="keep the k most likely tokens; 0 keeps all")
     add("--top-p", help="keep the smallest set of this probability; 1 keeps all")
-    add("--batch-size", help="samples decoded together")
     add("--option", action="append", default=[], metavar="NAME=VALUE",
         help="an option of the model's kind, such as more_smooth=true")  # fmt: skip
-    add("--known", metavar="FILE.npy",
-        help="tokens (N, P) to keep, -1 where one is to be made; not all models can")  # fmt: skip
-    add("--seed", type=int, default=0)
     add("--raw", action="store_true", help="use the weights, not their average")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
-    add("--out", default="samples", help="writes OUT.npz, OUT.png, and OUT/ for pixels")
-    return parser
 
 
 def settings_from(args: Any, generator: Generator) -> dict[str, Any]:
@@ -187,96 +202,98 @@ def settings_from(args: Any, generator: Generator) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--option takes NAME=VALUE, not {pair}")
         schema.override(options, given, name, text, root="options of sampling")
-    return settings | given
-
-
-def read_known(path: str | None) -> np.ndarray | None:
-    """Tokens known in advance; what they must be is checked where they are used."""
-    if path is None:
-        return None
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--known {path} cannot be read: {error}") from None
+    settings |= given
+    if settings["batch_size"] < 1:
+        raise UserError(f"--batch-size is at least 1, not {settings['batch_size']}")
+    return settings
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompts:
-    """What each sample is conditioned on.
+class Job:
+    """A checked command; `pixels` is a tokenizer and (height, width), where one is given."""
 
-    Attributes:
-      arguments: for `Generator.sample`.
-      names: how each is called in pictures.
-      record: what the `.npz` keeps.
-    """
+    args: Any
+    out: Path
+    generator: Generator
+    settings: dict[str, Any]
+    prompts: Prompts
+    pixels: tuple[tokenizers.Tokenizer, tuple[int, ...]] | None
 
-    arguments: dict[str, Any]
-    names: list[str]
-    record: dict[str, np.ndarray]
+    @property
+    def num(self) -> int:
+        return len(self.prompts.row_N)
+
+    @property
+    def file(self) -> Path:
+        return self.out.with_name(self.out.name + ".npz")
+
+    def arrays(
+        self, drawn: dict[str, np.ndarray], rows: slice = slice(None)
+    ) -> dict[str, np.ndarray]:
+        """What an `.npz` keeps of the samples of these numbers."""
+        kept = {n: array for n, array in drawn.items() if n == "tokens" or n.endswith("_steps")}
+        return kept | {name: array[rows] for name, array in self.prompts.record.items()}
+
+    def images(self, drawn: dict[str, np.ndarray]) -> np.ndarray:
+        """Pixels of what was drawn on a mesh, so many at a time on each device."""
+        return to_pixels(drawn, *self.pixels, batch_size=16 * self.generator.mesh.size)
+
+    def show(self, tokens_NP: np.ndarray, images: np.ndarray | None) -> None:
+        """Writes the picture of the first samples, and tells where all are."""
+        picture = self.out.with_name(self.out.name + ".png")
+        guidance, temperature = self.settings["guidance"], self.settings["temperature"]
+        shown = save_samples(
+            picture,
+            self.generator.to_data(tokens_NP),
+            layout=self.generator.family.data_layout,
+            labels=self.prompts.names[: len(tokens_NP)],
+            title=f"guidance {guidance}, temperature {temperature:g}",
+            images=images,
+        )
+        each = f", each as a PNG in {self.out}" if self.pixels and not self.args.parts else ""
+        first = f", the first {len(tokens_NP)} in {picture}" if shown else ""
+        print(f"{self.num} samples: {self.file}{first}{each}")
 
 
-def prompts_for(args: Any, generator: Generator) -> Prompts:
-    """One condition per sample: those given in turn, or all classes in turn.
-
-    Raises:
-      UserError: they do not fit the model.
-    """
-    if args.num is not None and args.num < 1:
-        raise UserError(f"--num is at least 1, not {args.num}")
-    condition = generator.family.condition
-    if condition.kind == "text":
-        if args.labels or not args.captions:
-            raise UserError("this model is conditioned on captions: give --captions FOLDER")
-        given = captions.load(args.captions)
-        rows_N = np.resize(np.arange(len(given.texts)), args.num or len(given.texts))
-        # The features of all samples at once: half a megabyte each at 120 x 2048.
-        features = (given.caption[rows_N], given.caption_valid[rows_N])
-        texts = [given.texts[row] for row in rows_N]
-        return Prompts({"captions": features}, texts, {"captions": np.array(texts)})
-    if args.captions:
-        raise UserError("this model is conditioned on classes: give --labels, not --captions")
-    chosen = parse_labels(args.labels) if args.labels else None
-    num = args.num or (len(chosen) if chosen else 100)
-    labels_N = np.resize(np.array(chosen or range(condition.num_classes)), num)
-    return Prompts({"labels": labels_N}, [str(label) for label in labels_N], {"labels": labels_N})
+def sample_at_once(job: Job) -> None:
+    """Samples in memory, on one device."""
+    # The delay keeps a bar that never moved out of the way of an error message.
+    with tqdm(total=job.num, unit="sample", desc="sampling", delay=0.5) as bar:
+        drawn = job.generator.draw(
+            job.args.seed,
+            **job.prompts.arguments(np.arange(job.num)),
+            progress=lambda done: bar.update(done - bar.n),
+            **job.settings,
+        )
+    record = json.dumps({"run": job.args.run, "seed": job.args.seed, **job.settings})
+    np.savez(job.file, **job.arrays(drawn), settings=record)
+    images = save_pixels(job.out, drawn, *job.pixels, keep=100) if job.pixels else None
+    job.show(drawn["tokens"][:100], images)
 
 
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     args = make_parser().parse_args(argv)
-    out = Path(args.out)
-    ensure_writable(out.parent)
-    generator = load(args.run, averaged=not args.raw, dtype=args.dtype)
-    settings = settings_from(args, generator)
-    prompts = prompts_for(args, generator)
-    tokenizer = open_tokenizer(args.tokenizer, generator) if args.tokenizer else None
-    # The delay keeps a bar that never moved out of the way of an error message.
-    with tqdm(total=len(prompts.names), unit="sample", desc="sampling", delay=0.5) as bar:
-        drawn = generator.draw(
-            args.seed,
-            known=read_known(args.known),
-            **prompts.arguments,
-            progress=lambda done: bar.update(done - bar.n),
-            **settings,
-        )
-    tokens_NP = drawn["tokens"]
-    record = json.dumps({"run": args.run, "seed": args.seed, **settings})
-    tokens_file, picture = (out.with_name(out.name + ending) for ending in (".npz", ".png"))
-    steps = {name: array for name, array in drawn.items() if name.endswith("_steps")}
-    np.savez(tokens_file, tokens=tokens_NP, **steps, **prompts.record, settings=record)
-    images = save_pixels(out, drawn, *tokenizer, keep=100) if tokenizer else None
-    shown = save_samples(
-        picture,
-        generator.to_data(tokens_NP[:100]),
-        layout=generator.family.data_layout,
-        labels=prompts.names[:100],
-        title=f"guidance {settings['guidance']}, temperature {settings['temperature']:g}",
-        images=images,
-    )
-    pixels = f", each as a PNG in {out}" if tokenizer else ""
-    first = f", the first {min(len(tokens_NP), 100)} in {picture}" if shown else ""
-    print(f"{len(tokens_NP)} samples: {tokens_file}{first}{pixels}")
+    if args.distributed != "off" and not args.parts:
+        raise UserError("--distributed is for --parts, which several processes share")
+    distributed.start(args.distributed)
+    out, mesh = Path(args.out), local_mesh() if args.parts else None
+    with distributed.together("its checks"):
+        ensure_writable(out.parent)
+        if args.parts:
+            ensure_writable(out)
+    if args.parts:
+        distributed.check_shared(out)
+    generator = load(args.run, averaged=not args.raw, mesh=mesh, dtype=args.dtype)
+    with distributed.together("its checks"):
+        settings = settings_from(args, generator)
+        if mesh:
+            check_batch(settings["batch_size"], mesh)
+        prompts = prompts_for(args, generator.family)
+        pixels = open_tokenizer(args.tokenizer, generator) if args.tokenizer else None
+    job = Job(args, out, generator, settings, prompts, pixels)
+    sample_in_parts(job) if args.parts else sample_at_once(job)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ LAYERS = [
     ("inputs", "training", "api"),
     ("published",),
     ("sample", "evaluate", "convert", "encode"),
+    ("export",),
     ("train",),
     ("compare",),
 ]

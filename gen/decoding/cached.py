@@ -157,11 +157,12 @@ def sample(
         )
         caches = backbone.grow(caches, phase.cache_length)
         stop = phase.first_step + phase.num_steps
-        caches, state, logits_NBRV = _run_phase(
-            family, model, list(zip(blocks, modulations)), phase, prompt, caches, state,
-            draws=draws, scale_N=scale_N[phase.first_step : stop], guided=guided, sampling=sampling,
-            options=options, keep_logits=keep_logits,
-        )  # fmt: skip
+        with jax.named_scope(phase.scope):
+            caches, state, logits_NBRV = _run_phase(
+                family, model, list(zip(blocks, modulations)), phase, prompt, caches, state,
+                draws=draws, scale_N=scale_N[phase.first_step : stop], guided=guided,
+                sampling=sampling, options=options, keep_logits=keep_logits,
+            )  # fmt: skip
         if keep_logits:
             logits_BPV = _scatter(logits_BPV, logits_NBRV, phase, family.layout.num_positions)
     return state, logits_BPV

@@ -102,7 +102,7 @@ def guided_euler(
       scale: of guidance; none: unguided, Q is B.
       options: steps, and which of them are guided.
     """
-    told_B, times = told_Q[: len(x_BRC)], time_grid(options.num_steps)
+    told_B, times = told_Q[: x_BRC.shape[0]], time_grid(options.num_steps)
     early = np.count_nonzero(times > options.guided_below)
     first = len(times) - 1 if scale is None else int(early)
     x_BRC = euler(lambda x, time: velocity(x, time, told_B), x_BRC, times[: first + 1])

@@ -62,6 +62,11 @@ class Phase:
         return len(self.feed_NW)
 
     @property
+    def scope(self) -> str:
+        """What the loop calls its part of the program (`jax.named_scope`)."""
+        return f"phase_{self.first_step}"
+
+    @property
     def contiguous(self) -> bool:
         """Whether every step writes an ascending run of slots that fits the cache."""
         runs = np.diff(self.feed_NW, axis=1) == 1
@@ -76,6 +81,21 @@ class Phase:
             self.cache_length,
             self.first_step + start,
         )
+
+
+class Usage(NamedTuple):
+    """What a part of a sampler uses of what it computes.
+
+    `guided`: whether there is a row for the null branch; `useful`: share of the fed rows that are
+    no padding; `slots_read`: of the cache, filled ones, summed over steps; `filled`: their share
+    of all slots; `bytes_per_slot`: of the caches of all layers, for one row.
+    """
+
+    guided: bool
+    useful: float
+    slots_read: int
+    filled: float
+    bytes_per_slot: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +133,28 @@ class Plan:
     def mask_SS(self) -> np.ndarray:
         """The training mask."""
         return self.mask_rows(np.arange(len(self.step_S)), len(self.step_S))
+
+    def usage(self, num_guided: int, bytes_per_slot: float) -> dict[str, Usage]:
+        """What each phase of a guided sampler uses of what it computes, by its scope.
+
+        Args:
+          num_guided: steps up to the last guided one.
+          bytes_per_slot: of the caches of all layers, for one row.
+        """
+        found, fed = {}, np.zeros(len(self.step_S), bool)
+        for phase in self.phases_cut_at(num_guided):
+            before, seen_N = int(fed.sum()), []
+            for slots_W in phase.feed_NW:
+                fed[slots_W[slots_W < len(fed)]] = True
+                seen_N.append(int(fed.sum()))
+            found[phase.scope] = Usage(
+                guided=phase.first_step < num_guided,
+                useful=(seen_N[-1] - before) / phase.feed_NW.size,
+                slots_read=sum(seen_N),
+                filled=sum(seen_N) / (phase.num_steps * phase.cache_length),
+                bytes_per_slot=bytes_per_slot,
+            )
+        return found
 
     def phases_cut_at(self, step: int) -> list[Phase]:
         """The phases, with one that contains `step` split so that a new phase starts there."""

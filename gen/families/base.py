@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx, struct, traverse_util
 
 from gen.decoding import draws, tokens
+from gen.decoding.plan import Usage
 from gen.errors import UserError
 from gen.layouts import Layout
 from gen.models.conditioning import ConditionConfig
@@ -125,6 +126,10 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def guidance(self, number: float, interval: int, options: Any) -> np.ndarray:
         """The published code's guidance number as a scale per step, `(N,)`; 1 is unguided."""
+
+    def usage(self, num_guided: int, dtype: jnp.dtype) -> dict[str, Usage]:
+        """What parts of the sampler use of what they compute; those not named use it all."""
+        return {}
 
     def prepare(self, rows: int, known: np.ndarray | None, options: Any) -> dict[str, np.ndarray]:
         """What sampling needs from the host beside the condition: name -> `(B, ...)`.

@@ -19,8 +19,8 @@ from flax import nnx
 
 from gen.decoding import cached, draws, tokens
 from gen.decoding.cached import Drawing, Sampled
-from gen.decoding.plan import Now, Plan
-from gen.families.base import DecodeState, Family, group_means
+from gen.decoding.plan import Now, Plan, Usage
+from gen.families.base import DecodeState, Family, abstract_model, group_means
 from gen.models.conditioning import Prompt
 
 
@@ -82,6 +82,12 @@ class CachedFamily(Family):
 
     def num_steps(self, options: Any) -> int:
         return self.plan.num_steps
+
+    def usage(self, num_guided: int, dtype: jnp.dtype) -> dict[str, Usage]:
+        backbone = abstract_model(self, dtype=dtype).backbone
+        caches = jax.eval_shape(lambda: backbone.empty_cache(1, 1))
+        size = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(caches))
+        return self.plan.usage(num_guided, size)
 
     def hidden(
         self,

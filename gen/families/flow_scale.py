@@ -272,5 +272,5 @@ class FlowScale(CachedFamily):
 
     def results(self, model: FlowScaleModel, state: DecodeState) -> dict[str, jax.Array]:
         last_BRC = state.tokens[:, self.pyramid.slots(-1)]
-        latents_BHWC = last_BRC.reshape(len(last_BRC), *self.pyramid.size, -1)
+        latents_BHWC = last_BRC.reshape(last_BRC.shape[0], *self.pyramid.size, -1)
         return super().results(model, state) | {"latents": latents_BHWC}

@@ -111,7 +111,7 @@ class MaskedModel(nnx.Module):
         x_BPD = jnp.where(
             (canvas_BP == MASKED)[..., None], self.mask[...].astype(x_BPD.dtype), x_BPD
         )
-        x_QPD = jnp.tile(x_BPD, (prompt.x_BTD.shape[0] // len(canvas_BP), 1, 1))
+        x_QPD = jnp.tile(x_BPD, (prompt.x_BTD.shape[0] // canvas_BP.shape[0], 1, 1))
         x_QSD = jnp.concatenate([prompt.x_BTD, x_QPD], axis=1)
         x_QSD = self.norm(x_QSD + self.positions[...].astype(x_QSD.dtype))
         every = jnp.ones((x_QSD.shape[1],) * 2, bool)

@@ -193,7 +193,7 @@ class NextScale(CachedFamily):
         if not self.config.gray_levels:
             return tokens_BP
         z_BHWC = model.quantizer.accumulate(tokens_BP)
-        return latents.to_gray(z_BHWC, self.config.gray_levels).reshape(len(tokens_BP), -1)
+        return latents.to_gray(z_BHWC, self.config.gray_levels).reshape(tokens_BP.shape[0], -1)
 
     def inputs(self, model: NextScaleModel, tokens_BP: jax.Array, prompt: Prompt) -> jax.Array:
         x_BSD = model.latents(model.quantizer.inputs(tokens_BP))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gen.errors import UserError
-from gen.metrics.digits import TOP_VALUE, check_images, fit_classifier, memorisation, two_sample
+from gen.metrics.digits import TOP_VALUE, check_images, feature_network, memorisation, two_sample
 
 FARTHEST = 2
 LARGEST_RESIDUAL = 0.03
@@ -93,6 +93,11 @@ def last_frames(clips_NP: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     return clips_NP.reshape(len(clips_NP), size[0], -1)[:, -1]
 
 
+def frame_network(clips_NP: np.ndarray, labels_N: np.ndarray, size: tuple[int, int, int]) -> Any:
+    """The `feature_network` of last frames."""
+    return feature_network(last_frames(clips_NP, size), labels_N)
+
+
 def score_clips(
     clips_NP: Any,
     labels_N: Any,
@@ -101,6 +106,7 @@ def score_clips(
     train: tuple[Any, Any],
     test: tuple[Any, Any],
     classifier_seeds: tuple[int, ...] = (0, 1, 2),
+    network: Any = None,
 ) -> dict[str, Any]:
     """Scores generated clips of moving digits against real ones.
 
@@ -115,6 +121,7 @@ def score_clips(
       train: clips (M, P) and labels (M,) that the generator was trained on, M >= 200.
       test: clips and labels that it was not trained on, 50 or more.
       classifier_seeds: one two-sample classifier each; at least one.
+      network: what `frame_network` made of `train`, to be shared by several calls.
 
     Returns:
       `num_samples`; `class_accuracy` of the classifier on the last frames, and
@@ -138,7 +145,7 @@ def score_clips(
 
     # One thread: these matrices are too small to share, and sums keep one order.
     with threadpool_limits(1):
-        network = fit_classifier((64, 32), 0, last_frames(train_MP, size), train_M)
+        network = network or frame_network(train_MP, train_M, size)
         seeds = [two_sample(clips_NP, train_MP, test_NP, seed) for seed in classifier_seeds]
         accuracies = [
             float(network.score(last_frames(clips, size) / TOP_VALUE, labels))

@@ -17,7 +17,6 @@ from gen.models import rope as rotary
 from gen.models.layers import dropout, linear
 from gen.sharding import constrain
 
-
 HIDDEN = -1e30  # added to logits; finite, so that a row that sees nothing gives no NaN
 
 

@@ -60,10 +60,10 @@ class Pyramid:
         The scale before it, enlarged (bicubic) to the size of the latent and averaged down.
         """
         height, width = self.scales[scale - 1]
-        x_BHWC = z_BPC[:, self.slots(scale - 1)].reshape(len(z_BPC), height, width, -1)
+        x_BHWC = z_BPC[:, self.slots(scale - 1)].reshape(z_BPC.shape[0], height, width, -1)
         sides = zip(self.scales[scale - 1], self.size, self.scales[scale])
         matrices = (area_matrix(n, new) @ bicubic_matrix(old, n) for old, n, new in sides)
-        return resize(x_BHWC, *matrices).reshape(len(z_BPC), -1, z_BPC.shape[-1])
+        return resize(x_BHWC, *matrices).reshape(z_BPC.shape[0], -1, z_BPC.shape[-1])
 
     def starts(self, z_BPC: jax.Array) -> jax.Array:
         """`start` of all scales but the first, `(B, P - R, C)`, R those of the first."""

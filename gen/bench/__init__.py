@@ -1,0 +1,1 @@
+"""`python -m gen.bench`: speed beside its bound."""

@@ -1,0 +1,195 @@
+"""`python -m gen.bench CONFIG_OR_RUN`: how fast sampling is, and how far from what it could be.
+
+A config file gives random weights, a run's folder or checkpoint its own. Batches of several sizes,
+with and without guidance, are sampled in turn in one process, between readings of the machine's
+bandwidth and matmul rate; beside each time stands the bound these two give. `--train` times the
+training step instead, and `--against` another implementation, call by call in turn with ours.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from tqdm import tqdm
+
+from gen import __version__
+from gen import config as configs
+from gen.api import Generator, load
+from gen.bench import rates, report, rival, timing
+from gen.bench.sampling import Pixels, Sampler
+from gen.errors import UserError, ensure_writable, exit_on_user_error, note
+from gen.families import FAMILIES
+
+
+def make_parser() -> configs.Parser:
+    """The command line."""
+    parser = configs.Parser(
+        prog="python -m gen.bench",
+        description=__doc__.splitlines()[0],
+        epilog="Fields of the config: --config.sample.top_k=2000, after a config file.",
+    )
+    add = parser.add_argument
+    add("target", metavar="CONFIG_OR_RUN", help="FILE.py or FILE.py:argument, a run, a checkpoint")
+    add("--batch", default="1,4,16,64", help="sizes of batches (default: 1,4,16,64)")
+    add("--guidance", help="a number, none, or both; default: both, at the config's number")
+    add("--rounds", type=int, default=5, help="timed batches of each (default: 5)")
+    add("--budget-s", type=float, default=60.0,
+        help="skip a size whose batches would take longer than this (default: 60)")  # fmt: skip
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
+    add("--tokenizer", metavar="FILE", help="time the decoding to pixels too")
+    add("--train", action="store_true", help="time the training step of a config instead")
+    add("--against", metavar="FILE.py:CALLABLE",
+        help="also time this, which makes one batch (of the one --batch given)")  # fmt: skip
+    add("--out", metavar="FILE.json", help="writes all figures")
+    return parser
+
+
+def open_generator(target: str, overrides: list[tuple[str, str]], dtype: str) -> Generator:
+    """The generator of a run, or one of a config with random weights."""
+    if not target.partition(":")[0].endswith(".py"):
+        if overrides:
+            raise UserError("--config.X overrides go with a config file, not with a run")
+        return load(target, dtype=dtype)
+    config = configs.load(target, overrides)
+    family = FAMILIES[config.family](config.model)
+    make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(family.build(nnx.Rngs(0)))))
+    return Generator(config, make(), dtype=dtype)
+
+
+def sizes_of(text: str) -> list[int]:
+    """`"1,4,16"` as ascending numbers."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise UserError(f"--batch takes sizes such as 1,4,16, not {text}")
+    return sorted({int(part) for part in parts})
+
+
+def guidances_of(text: str | None, generator: Generator) -> list[float | None]:
+    """The guidance numbers to time."""
+    own = generator.config.sample.guidance
+    if text in (None, "both"):
+        return [None] if own is None else [own, None]
+    if text == "none":
+        return [None]
+    try:
+        return [float(text)]
+    except ValueError:
+        raise UserError(f"--guidance takes a number, none or both, not {text}") from None
+
+
+def versions() -> dict[str, str]:
+    """What a figure depends on beside the program."""
+    device = jax.local_devices()[0]
+    return {
+        "gen": __version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": str(jax.device_count()),
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def weight_shapes(params: Any) -> set[tuple[int, int]]:
+    """The last two dimensions of the parameters that are matrices, stacked or not."""
+    return {tuple(leaf.shape[-2:]) for leaf in jax.tree.leaves(params) if leaf.ndim >= 2}
+
+
+def make_samplers(
+    generator: Generator, args: Any, pixels: Pixels | None
+) -> tuple[list[Sampler], list[str]]:
+    """Those whose rounds stay within the budget, and what is said of the others.
+
+    A size is predicted from the one before it, as if time grew with the rows.
+    """
+    settings = generator.config.sample.settings()
+    del settings["batch_size"]
+    made, skipped = [], []
+    for guidance in guidances_of(args.guidance, generator):
+        per_row = 0.0
+        for rows in sizes_of(args.batch):
+            predicted = per_row * rows * args.rounds
+            if predicted > args.budget_s:
+                skipped.append(f"batch {rows}: would take {predicted:.0f} s (--budget-s)")
+                continue
+            note(f"compiling batch {rows}, guidance {guidance}")
+            sampler = Sampler(generator, rows, settings | {"guidance": guidance}, pixels)
+            first = timing.interleave({"": sampler}, rounds=1)[""].best
+            per_row = first / rows
+            if first * args.rounds > args.budget_s:
+                skipped.append(f"{sampler.name}: takes {first:.1f} s a batch (--budget-s)")
+                continue
+            made.append(sampler)
+    return made, skipped
+
+
+@exit_on_user_error
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    args, rest = make_parser().parse_known_args(argv)
+    if args.rounds < 2 or args.budget_s <= 0:
+        raise UserError("--rounds is at least 2 and --budget-s above 0")
+    if args.out:
+        ensure_writable(Path(args.out).parent)
+    overrides = configs.split_overrides(rest)
+    if args.train:
+        from gen.bench.training import bench_training
+
+        found = bench_training(args.target, overrides, dtype=args.dtype, rounds=args.rounds)
+    else:
+        found = bench_sampling(args, overrides)
+    found |= {"command": ["python", "-m", "gen.bench", *(argv or sys.argv[1:])]}
+    found |= {"versions": versions(), "dtype": args.dtype}
+    print(", ".join(f"{name} {value}" for name, value in versions().items()))
+    if args.out:
+        Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+
+
+def bench_sampling(args: Any, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    """Times sampling, prints the table and returns all figures."""
+    against = rival.load(args.against) if args.against else None
+    if against and (len(sizes_of(args.batch)) > 1 or args.guidance in (None, "both")):
+        raise UserError("--against compares one thing: give one size to --batch, and --guidance")
+    generator = open_generator(args.target, overrides, args.dtype)
+    pixels = None
+    if args.tokenizer:
+        from gen.sample import open_tokenizer
+
+        pixels = Pixels(*open_tokenizer(args.tokenizer, generator))
+    samplers, skipped = make_samplers(generator, args, pixels)
+    probes = rates.probes(weight_shapes(generator.params), jnp.dtype(args.dtype))
+    calls = {sampler.name: sampler for sampler in samplers}
+    calls |= {name: probe.call for name, probe in probes.items()}
+    if against:
+        against()
+        calls[args.against] = against
+    with tqdm(total=args.rounds * len(calls), unit="call", desc="timing", delay=0.5) as bar:
+        times = timing.interleave(calls, rounds=args.rounds, done=lambda name: bar.update())
+    reached = rates.best(probes, times)
+    records = [sampler.record(times[sampler.name], reached) for sampler in samplers]
+    print(report.table(records))
+    print(
+        f"bound: {reached.bytes_per_s / 1e9:.1f} GB/s read, {reached.flops_per_s / 1e9:.0f} GF/s "
+        f"in products, measured in turn with the samples; {args.dtype}, {args.rounds} rounds"
+    )
+    for line in skipped:
+        print(f"skipped {line}")
+    found: dict[str, Any] = {"rates": vars(reached), "sampling": records, "skipped": skipped}
+    if against and samplers:
+        middle, least, most = timing.ratios(times[args.against], times[samplers[0].name])
+        seconds = times[args.against].median
+        print(f"{args.against}: {seconds:.3g} s, {middle:.2f} times ours ({least:.2f}-{most:.2f})")
+        found["against"] = {"name": args.against, "seconds": list(times[args.against].seconds)}
+        found["against"] |= {"ratio": middle, "least": least, "most": most}
+    return found
+
+
+if __name__ == "__main__":
+    main()

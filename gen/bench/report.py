@@ -1,0 +1,38 @@
+"""The benchmark's figures as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+COLUMNS = (
+    ("batch", "batch", "d"),
+    ("guidance", "guidance", "g"),
+    ("compile s", "compile_s", ".1f"),
+    ("calls", "calls_per_sample", "d"),
+    ("ms/call", "ms_per_call", ".2f"),
+    ("bound", "bound_ms_per_call", ".2f"),
+    ("share", "share_of_bound", ".0%"),
+    ("samples/s", "samples_per_s", ".3g"),
+    ("p50 s", "p50_s", ".3g"),
+    ("p95 s", "p95_s", ".3g"),
+    ("memory MB", "memory", ".0f"),
+)
+
+
+def cell(value: Any, form: str) -> str:
+    """A value in its format, or none."""
+    return "none" if value is None else format(value, form)
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Aligned columns, one row per record of `Sampler.record`."""
+    rows = [[title for title, _, _ in COLUMNS]]
+    for record in records:
+        peak = record["peak_bytes"] or record["temporary_bytes"]
+        record = record | {"memory": None if peak is None else peak / 1e6}
+        row = [cell(record[name], form) for _, name, form in COLUMNS]
+        row[0] += " px" if record["pixels"] else ""
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return "\n".join("  ".join(text.rjust(w) for text, w in zip(row, widths)) for row in rows)

@@ -1,0 +1,1 @@
+"""Large sets of samples, made in parts by many devices: what `gen.sample --parts` does."""

@@ -1,0 +1,108 @@
+"""What samples are conditioned on, as the command line gives it: classes, captions, known tokens.
+
+Axes: N samples, P positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen import captions
+from gen.checks import check_known
+from gen.errors import UserError
+from gen.families import Family
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What each of N samples is conditioned on.
+
+    Attributes:
+      given: the conditions by the names that `Generator.draw` takes, arrays of a row for each.
+      row_N: the row of each sample.
+      known: tokens `(N, P)` to start from, or none.
+      names: how each is called in pictures.
+      record: what the `.npz` keeps of each, name -> `(N,)`.
+    """
+
+    given: dict[str, Any]
+    row_N: np.ndarray
+    known: np.ndarray | None
+    names: list[str]
+    record: dict[str, np.ndarray]
+
+    def arguments(self, sample_B: np.ndarray) -> dict[str, Any]:
+        """Arguments of `Generator.draw` for the samples of these numbers.
+
+        Captions are read here, and for these samples alone: a row of 120 x 2048 features takes
+        half a megabyte.
+        """
+        known = None if self.known is None else self.known[sample_B]
+        rows_B = self.row_N[sample_B]
+        return jax.tree.map(lambda array: np.asarray(array[rows_B]), self.given) | {"known": known}
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what the samples are conditioned on, by name."""
+        arrays = self.record | ({} if self.known is None else {"known": self.known})
+        return {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+
+
+def parse_labels(text: str) -> list[int]:
+    """`"0,1,5-9"` as a list of class numbers."""
+    labels: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UserError(f'--labels takes numbers and ranges such as 0,1,5-9, not "{text}"')
+        if int(last or first) < int(first):
+            raise UserError(f"--labels: the range {part.strip()} goes down; write {last}-{first}")
+        labels.extend(range(int(first), int(last or first) + 1))
+    return labels
+
+
+def read_known(path: str | None) -> np.ndarray | None:
+    """Tokens known in advance, `(N, P)`, -1 where one is to be made."""
+    if path is None:
+        return None
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--known {path} cannot be read: {error}") from None
+
+
+def prompts_for(args: Any, family: Family) -> Prompts:
+    """One condition per sample: those given in turn, or all classes in turn.
+
+    Args:
+      args: the command line's `num`, `labels`, `captions` and `known`.
+      family: what kind of generator they are for.
+
+    Raises:
+      UserError: they do not fit the model.
+    """
+    if args.num is not None and args.num < 1:
+        raise UserError(f"--num is at least 1, not {args.num}")
+    condition = family.condition
+    if condition.kind == "text":
+        if args.labels or not args.captions:
+            raise UserError("this model is conditioned on captions: give --captions FOLDER")
+        found = captions.load(args.captions)
+        row_N = np.resize(np.arange(len(found.texts)), args.num or len(found.texts))
+        given = {"captions": (found.caption, found.caption_valid)}
+        names = [found.texts[row] for row in row_N]
+        record = {"captions": np.array(names)}
+    else:
+        if args.captions:
+            raise UserError("this model is conditioned on classes: give --labels, not --captions")
+        chosen = parse_labels(args.labels) if args.labels else list(range(condition.num_classes))
+        row_N = np.resize(np.arange(len(chosen)), args.num or (len(chosen) if args.labels else 100))
+        given = {"labels": np.array(chosen)}
+        record = {"labels": given["labels"][row_N]}
+        names = [str(label) for label in record["labels"]]
+    known = check_known(family.layout, read_known(args.known), len(row_N))
+    return Prompts(given, row_N, known, names, record)

@@ -1,0 +1,224 @@
+"""`gen.export`: one file draws what the API draws, at any batch size, without this package."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax import export as stablehlo
+
+import gen
+from gen import export
+from gen.errors import UserError
+from tests import tiny
+from tests.test_cli import error_of
+
+GRAY = {
+    "model.gray_levels": 5,
+    "model.quantizer.codebook_dim": 1,
+    "model.quantizer.mixing": 0.0,
+}
+CASES = {
+    "next token": {},
+    "next token, text": tiny.text(),
+    "next neighbour": tiny.neighbours(),
+    "next neighbour, video": tiny.neighbours(
+        **{"model.grid": [2, 2, 2], "model.positions": "learned", "model.backbone.depth": 3}
+    ),
+    "next scale": tiny.scales(),
+    "next scale, gray": tiny.scales(**GRAY, **{"model.backbone.shared": True}),
+    "masked": tiny.masked(**{"sample.options": {"num_steps": 3}}),
+    "flow": tiny.flow(),
+    "flow, cross": tiny.flow(**{"model.head.kind": "cross"}),
+}
+# What jax brings along; flatbuffers is all that the README asks for beside it.
+ALLOWED = {"jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", "flatbuffers"}
+
+
+def settings_of(family, **settings):
+    """Two of the steps are guided, so that both widths of a batch are decoded."""
+    values = {"guidance": 2.0, "guidance_interval": 0, "temperature": 0.7, "top_k": 0, "top_p": 1.0}
+    if not family.layout.is_continuous:
+        values |= {"top_k": 5, "top_p": 0.9}
+    return values | settings
+
+
+def condition_of(family, rows):
+    """Arguments of the API and the fields of a batch that are the same."""
+    if family.condition.kind == "text":
+        caption, valid = tiny.captions(family.condition, rows)
+        return {"captions": (caption, valid)}, {"caption": caption, "caption_valid": valid}
+    labels = np.arange(rows, dtype=np.int32) % family.condition.num_classes
+    return {"labels": labels}, {"label": labels}
+
+
+def check_same(drawn, wanted):
+    assert drawn.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert drawn[name].dtype == array.dtype and drawn[name].shape == array.shape
+        if np.issubdtype(array.dtype, np.floating):
+            np.testing.assert_allclose(drawn[name], array, rtol=1e-6, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(drawn[name], array)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_program_draws_what_the_api_draws(case):
+    generator = tiny.generator(tiny.config(**CASES[case]))
+    family = generator.family
+    options = generator.config.sample.options
+    settings = settings_of(family, **(dataclasses.asdict(options) if options else {}))
+    given, condition = condition_of(family, 5)
+    wanted = generator.draw(7, **given, **settings)
+    assert len(np.unique(wanted["tokens"], axis=0)) == 5
+    if family.data_layout != family.layout:
+        wanted["data"] = generator.to_data(wanted["tokens"])
+
+    program = export.lower(generator, settings)
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    run = jax.jit(stablehlo.deserialize(program.serialize()).call)
+    params = export.flat_params(generator)
+    for rows in ([0], [4, 1, 2], [0, 1, 2, 3, 4]):
+        part = {name: array[rows] for name, array in condition.items()}
+        drawn = run(params, part, np.uint32(7), np.array(rows, np.uint32))
+        check_same(drawn, {name: array[rows] for name, array in wanted.items()})
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """Saved weights of a tiny model."""
+    folder = tmp_path_factory.mktemp("weights") / "run"
+    tiny.generator(tiny.config()).save(folder)
+    return folder
+
+
+ALONE = "import sys; sys.modules |= dict.fromkeys(('gen', 'flax', 'optax')); old = {*sys.modules}\n"
+REPORT = """
+import sys
+print(json.dumps({
+    "tokens": tokens.tolist(),
+    "next": sample(seed=0, first=1, label=[1, 4])["tokens"].tolist(),
+    "modules": sorted({name.split(".")[0] for name in {*sys.modules} - old}),
+}))
+"""
+
+
+def test_the_lines_of_the_readme_run_it_alone(run_folder, tmp_path):
+    out = tmp_path / "out" / "digits_sampler"
+    export.main([str(run_folder), "--guidance", "2", "--top-k", "7", "--out", str(out)])
+    text = (tiny.ROOT / "README.md").read_text()
+    block = re.search(r"^### Export\n.*?^```python\n(.*?)^```$", text, re.M | re.S)[1]
+    assert len(block.splitlines()) <= 20
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE + block + REPORT],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert not done.returncode, done.stderr
+    found = json.loads(done.stdout)
+    assert {*found["modules"]} - {*sys.stdlib_module_names} <= ALLOWED
+    wanted = gen.load(run_folder).sample(0, labels=[3, 1, 4], guidance=2.0, top_k=7)
+    assert found["tokens"] == wanted.tolist() and found["next"] == wanted[1:].tolist()
+
+
+def test_what_the_folder_says(run_folder, tmp_path, capsys):
+    export.main([str(run_folder), "--out", str(tmp_path / "x"), "--platforms", "tpu, cpu"])
+    assert "sampler.bin" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        "x", "sampler.bin", "params.npz", "config.json",
+    }  # fmt: skip
+    about = json.loads((tmp_path / "x" / "config.json").read_text())
+    for name, digest in about["sha256"].items():
+        assert digest == hashlib.sha256((tmp_path / "x" / name).read_bytes()).hexdigest()
+    assert about["platforms"] == ["tpu", "cpu"] and about["settings"]["guidance"] is None
+    assert about["config"]["model"]["vocab_size"] == 11 and about["averaged"]
+    assert about["inputs"]["condition"] == {"label": {"shape": ["b"], "dtype": "int32"}}
+    assert about["outputs"] == {"tokens": {"shape": ["b", 12], "dtype": "int32"}}
+    with np.load(tmp_path / "x" / "params.npz") as stored:
+        shapes = {n: {"shape": [*a.shape], "dtype": a.dtype.name} for n, a in stored.items()}
+    assert shapes == about["inputs"]["params"]
+
+
+def test_flags_reach_the_weights_and_the_program(tmp_path, monkeypatch):
+    seen = []
+
+    def load(run, *, averaged, dtype):
+        seen.append((run, averaged, dtype))
+        return tiny.generator(tiny.config(**tiny.masked()), dtype=dtype)
+
+    monkeypatch.setattr(export, "load", load)
+    flags = ["--raw", "--dtype", "bfloat16", "--temperature", "0.9", "--option", "num_steps=3"]
+    export.main(["RUN", "--out", str(tmp_path / "x"), "--platforms", "cpu", *flags])
+    assert seen == [("RUN", False, "bfloat16")]
+    program = stablehlo.deserialize(bytearray((tmp_path / "x" / "sampler.bin").read_bytes()))
+    generator = load("", averaged=True, dtype="bfloat16")
+    wanted = generator.draw(0, labels=[3, 1, 4], temperature=0.9, num_steps=3)
+    arguments = {"label": np.int32([3, 1, 4])}, np.uint32(0), np.arange(3, dtype=np.uint32)
+    check_same(program.call(export.flat_params(generator), *arguments), wanted)
+    about = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert (about["dtype"], about["averaged"]) == ("bfloat16", False)
+    assert about["settings"]["num_steps"] == 3 and "batch_size" not in about["settings"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--platforms", "cpu,gpu"], '--platforms: "gpu" is unknown'),
+        (["--platforms", ""], '--platforms: "" is unknown'),
+        (["--out", "/proc/nothing/x"], "cannot write to folder /proc/nothing"),
+        (["--temperature", "-1"], "temperature is at least 0"),
+        (["--top-k", "1.5"], "--top-k must be int"),
+        (["--option", "num_steps=3"], "there are none"),
+        (["--seed", "1"], "unrecognized arguments: --seed"),
+    ],
+)
+def test_refusals(run_folder, tmp_path, capsys, arguments, message):
+    line = error_of(capsys, export.main, run_folder, "--out", tmp_path / "x", *arguments)
+    assert message in line and not (tmp_path / "x").exists()
+
+
+def test_settings_that_do_not_fit_the_model(tmp_path, capsys, monkeypatch):
+    cases = (
+        ({"model.condition.drop_rate": 0.0}, ["--guidance", "2"], "without a null condition"),
+        (tiny.flow(), ["--top-k", "5"], "latents of a flow have none"),
+    )
+    for overrides, flags, message in cases:
+        generator = tiny.generator(tiny.config(**overrides))
+        monkeypatch.setattr(export, "load", lambda *_, made=generator, **__: made)
+        line = error_of(capsys, export.main, "RUN", "--out", tmp_path / "x", *flags)
+        assert message in line and not (tmp_path / "x").exists()
+
+
+def test_what_is_there_stays(run_folder, tmp_path, capsys):
+    assert "does not exist" in error_of(
+        capsys, export.main, tmp_path / "nosuch", "--out", tmp_path / "x"
+    )
+    (tmp_path / "full").mkdir()
+    for kept in (tmp_path / "full" / "sampler.bin", tmp_path / "file"):
+        kept.write_text("mine")
+    for out in ("full", "file"):
+        line = error_of(capsys, export.main, run_folder, "--out", tmp_path / out)
+        assert line == f"{tmp_path / out} exists: choose another place to write to"
+    # Also what another process put there meanwhile.
+    generator = gen.load(run_folder)
+    program = export.lower(generator, settings_of(generator.family), platforms=("cpu",))
+    with pytest.raises(UserError, match="exists by now"):
+        export.save(tmp_path / "full", program, generator, {})
+    assert {path.name for path in tmp_path.rglob("*")} == {"full", "sampler.bin", "file"}
+    assert (tmp_path / "full" / "sampler.bin").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_nothing(run_folder, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    line = error_of(
+        capsys, export.main, run_folder, "--out", tmp_path / "x", "--platforms", "cpu"
+    )
+    assert "No space left on device" in line and not any(tmp_path.iterdir())
