@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
     config.optim.lr = 2e-3
     config.optim.weight_decay = 0.02
     config.train.batch_size = 4  # a quarter of the time of 8 on two cores: it stays in the cache
-    config.train.steps = 4400
-    config.train.eval_every = config.train.save_every = 1100
-    config.data.shift.steps = 1800
+    config.train.steps = 6000
+    config.train.eval_every = config.train.save_every = 1500
+    config.data.shift.steps = 2400
     config.sample.options = ConfigDict({"num_steps": 15})  # as good as 25 here
     return config

@@ -7,7 +7,6 @@ Axes: B samples, P positions, V vocabulary, T caption slots, C caption channels.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from gen import config as configs
-from gen import programs, schema, sharding
+from gen import schema, sharding
 from gen.checks import Captions, check_condition, check_known, check_tokens
 from gen.config import Config
 from gen.data.pipeline import padded_batches
@@ -28,7 +26,8 @@ from gen.decoding.guidance import num_guided_steps
 from gen.decoding.tokens import token_sampling
 from gen.errors import UserError
 from gen.families import FAMILIES, Family
-from gen.families.base import abstract_model, count_parameters
+from gen.families.base import count_parameters
+from gen.programs import Programs
 
 
 class Generator:
@@ -58,8 +57,7 @@ class Generator:
         self.mesh = mesh
         self.family: Family = FAMILIES[config.family](config.model)
         self.dtype = jnp.dtype(dtype)
-        self._graphdef = nnx.split(abstract_model(self.family, dtype=self.dtype))[0]
-        self._compiled: dict[Any, Callable] = {}
+        self._programs = Programs(self.family, self.dtype, mesh)
 
     @property
     def num_parameters(self) -> int:
@@ -168,15 +166,16 @@ class Generator:
           UserError: a setting is out of range, unknown, or does not fit the model.
         """
         sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
-        run, scale_N, chosen = self._sampler(guidance, guidance_interval, options, keep_logits)
+        run, scale_N, chosen = self._sampler(guidance, guidance_interval, keep_logits, **options)
         batch = check_condition(self.family.condition, num, labels, captions, first=first)
         rows = len(next(iter(batch.values())))
         batch |= self.family.prepare(rows, check_known(self.family.layout, known, rows), chosen)
         batch_size = min(batch_size, rows) if draws is None else rows
-        done = []
+        weights, done = self._programs.weights(self.params), []
         for rows_B, part in padded_batches(batch, batch_size):
             noise = drawing.keyed(seed, first + rows_B) if draws is None else draws
-            done.append(run(self.params, self._put(part), noise, scale_N, sampling))
+            part = sharding.put_batch(part, self.mesh)
+            done.append(run(weights, part, noise, scale_N, sampling))
             if progress:
                 jax.block_until_ready(done[-1])
                 progress(min(int(rows_B[-1]) + 1, rows))
@@ -188,8 +187,6 @@ class Generator:
         *,
         num: int,
         captions: Captions | None = None,
-        guidance: float | None = None,
-        guidance_interval: int = -1,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -199,21 +196,26 @@ class Generator:
         parameters, condition, noise, guidance scales and token sampling."""
         sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
         batch = check_condition(self.family.condition, num, None, captions)
-        run, scale_N, chosen = self._sampler(guidance, guidance_interval, options, False)
+        run, scale_N, chosen = self._sampler(**options)
         batch |= self.family.prepare(num, None, chosen)
         noise = drawing.keyed(seed, np.arange(num))
-        arguments = (self.params, self._put(batch), noise, scale_N, sampling)
+        weights = self._programs.weights(self.params)
+        arguments = (weights, sharding.put_batch(batch, self.mesh), noise, scale_N, sampling)
         return run.trace(*arguments), arguments
 
     def _sampler(
-        self, guidance: float | None, interval: int, options: dict[str, Any], keep_logits: bool
+        self,
+        guidance: float | None = None,
+        guidance_interval: int = -1,
+        keep_logits: bool = False,
+        **options: Any,
     ) -> tuple[Callable, np.ndarray, Any]:
         """The compiled sampler, the guidance scale of each step, the family's options."""
         chosen = schema.build(self.family.Options, options, "options of sampling")
-        scale_N = self.family.scales(guidance, interval, chosen)
+        scale_N = self.family.scales(guidance, guidance_interval, chosen)
         num_guided = num_guided_steps(scale_N)
         static = {"num_guided": num_guided, "keep_logits": keep_logits, "options": chosen}
-        return self._program("sample", programs.sample, **static), scale_N, chosen
+        return self._programs.compiled("sample", **static), scale_N, chosen
 
     def from_data(self, data: np.ndarray) -> np.ndarray:
         """The model's tokens of data as datasets hold them (see `Family`)."""
@@ -236,8 +238,8 @@ class Generator:
     def _translated(self, what: str, rows: np.ndarray) -> np.ndarray:
         if self.family.data_layout == self.family.layout:
             return rows
-        run = self._program(what, programs.translate, what=what)
-        return np.asarray(run(self.params, self._put({"": rows})[""]))
+        run = self._programs.compiled("translate", what=what)
+        return np.asarray(run(self.params, sharding.put_batch({"": rows}, self.mesh)[""]))
 
     def _teacher_forced(
         self,
@@ -252,30 +254,10 @@ class Generator:
         condition = check_condition(
             self.family.condition, len(tokens), labels, captions, required=True, null=null
         )
-        run = self._program(what, programs.teacher_forced, what=what)
-        batch = self._put(condition | {"tokens": tokens})
+        run = self._programs.compiled("teacher_forced", what=what)
+        batch = sharding.put_batch(condition | {"tokens": tokens}, self.mesh)
         noise = {} if rows_B is None else {"draws": drawing.keyed(0, rows_B)}
-        return run(self.params, batch, np.full((len(tokens),), null), noise)
-
-    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """The batch on the device, or cut over the mesh where it divides."""
-        if self.mesh is None:
-            return jax.tree.map(jnp.asarray, batch)
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        even = len(next(iter(batch.values()))) % ways == 0
-        where = sharding.batch_sharding(self.mesh) if even else sharding.replicated(self.mesh)
-        return sharding.put(batch, where)
-
-    def _program(self, name: str, body: Callable, **static: Any) -> Callable:
-        """The compiled function of this name and these static settings."""
-        key = (name, *sorted(static.items()))
-        if key not in self._compiled:
-            # Of an array cut over several processes, none of them could read the whole.
-            several = self.mesh is not None and jax.process_count() > 1
-            whole = sharding.replicated(self.mesh) if several else None
-            function = functools.partial(body, self.family, self._graphdef, **static)
-            self._compiled[key] = jax.jit(function, out_shardings=whole)
-        return self._compiled[key]
+        return run(self._programs.weights(self.params), batch, np.full((len(tokens),), null), noise)
 
 
 def load(

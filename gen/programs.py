@@ -1,11 +1,55 @@
 """What `Generator` compiles: functions of parameters and arrays, without state.
 
-Everything after the star, the family and the graphdef are static.
+The functions below take the family and the graphdef, then arrays; what comes after the star is
+static.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
+
+from gen import sharding
+from gen.families import Family
+from gen.families.base import abstract_model
+from gen.models.layers import converted
+
+
+class Programs:
+    """The compiled functions of one model, made when first asked for."""
+
+    def __init__(self, family: Family, dtype: jnp.dtype, mesh: Mesh | None):
+        self._family, self._dtype, self._mesh = family, dtype, mesh
+        self._graphdef = nnx.split(abstract_model(family, dtype=dtype))[0]
+        self._compiled: dict[Any, Callable] = {}
+        self._converted: tuple[Any, Any] | None = None
+
+    def compiled(self, name: str, **static: Any) -> Callable:
+        """The function of this name below, with these static settings."""
+        key = (name, *sorted(static.items()))
+        if key not in self._compiled:
+            # Of an array cut over several processes, none of them could read the whole.
+            several = self._mesh is not None and jax.process_count() > 1
+            whole = sharding.replicated(self._mesh) if several else None
+            body = {"sample": sample, "translate": translate, "teacher_forced": teacher_forced}
+            function = functools.partial(body[name], self._family, self._graphdef, **static)
+            self._compiled[key] = jax.jit(function, out_shardings=whole)
+        return self._compiled[key]
+
+    def weights(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Parameters as programs read them: converted to the compute dtype once for all calls."""
+        if self._dtype == jnp.float32:
+            return params
+        if self._converted is None or self._converted[0] is not params:
+            model = abstract_model(self._family, dtype=self._dtype)
+            self._converted = params, converted(model, params)
+        return self._converted[1]
 
 
 def sample(

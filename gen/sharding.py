@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -158,6 +159,15 @@ def put(tree: Any, where: NamedSharding) -> Any:
         lambda a: jax.make_array_from_callback(np.shape(a), where, lambda cut: np.asarray(a)[cut]),
         tree,
     )
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
+    """A batch on the device, or cut over the mesh where its rows divide."""
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, batch)
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    even = len(next(iter(batch.values()))) % ways == 0
+    return put(batch, batch_sharding(mesh) if even else replicated(mesh))
 
 
 def constrain(x: jax.Array, *tail: str | None) -> jax.Array:

@@ -218,7 +218,5 @@ def test_a_full_disk_leaves_nothing(run_folder, tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array", full)
-    line = error_of(
-        capsys, export.main, run_folder, "--out", tmp_path / "x", "--platforms", "cpu"
-    )
+    line = error_of(capsys, export.main, run_folder, "--out", tmp_path / "x", "--platforms", "cpu")
     assert "No space left on device" in line and not any(tmp_path.iterdir())

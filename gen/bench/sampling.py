@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from gen.api import Generator
+from gen.bench.made_up import captions
 from gen.bench.rates import Rates
 from gen.bench.timing import Times
 from gen.bench.work import Work, count
@@ -41,7 +42,8 @@ class Sampler:
     ):
         self.rows, self.guidance, self.pixels = rows, settings["guidance"], pixels
         start = time.perf_counter()
-        traced, self._arguments = generator.traced(0, num=rows, **settings)
+        given = captions(generator.family.condition, rows)
+        traced, self._arguments = generator.traced(0, num=rows, captions=given, **settings)
         compiled = traced.lower().compile()
         self.compile_s = time.perf_counter() - start
         self._compiled, memory = compiled, compiled.memory_analysis()

@@ -8,31 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
 from gen import config as configs
 from gen import sharding
 from gen.bench import rates, timing
+from gen.bench.made_up import training_batch
 from gen.bench.work import count
 from gen.errors import UserError
-from gen.families import Family
 from gen.training.state import Trainer
-
-
-def made_up_batch(family: Family, rows: int) -> dict[str, np.ndarray]:
-    """Random data and conditions of a training batch."""
-    rng, layout, condition = np.random.default_rng(0), family.data_layout, family.condition
-    shape = (rows, *layout.sample_shape)
-    if layout.is_continuous:
-        batch = {"tokens": rng.normal(size=shape).astype(np.float32)}
-    else:
-        batch = {"tokens": rng.integers(0, min(layout.vocab_sizes), shape).astype(np.int32)}
-    if condition.kind == "class":
-        return batch | {"label": rng.integers(0, condition.num_classes, rows).astype(np.int32)}
-    length = (rows, condition.caption_length)
-    caption = rng.normal(size=(*length, condition.caption_dim)).astype(np.float32)
-    return batch | {"caption": caption, "caption_valid": np.ones(length, bool)}
 
 
 def bench_training(
@@ -52,7 +36,7 @@ def bench_training(
         raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
     mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
     trainer = Trainer(config, mesh)
-    batch = sharding.put(made_up_batch(trainer.family, rows), sharding.batch_sharding(mesh))
+    batch = sharding.put(training_batch(trainer.family, rows), sharding.batch_sharding(mesh))
     start = time.perf_counter()
     traced = trainer.jit_step().trace(trainer.abstract, batch)
     step = traced.lower().compile()

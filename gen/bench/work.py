@@ -102,9 +102,12 @@ class _Walk:
         name = eqn.primitive.name
         inner = _inner(eqn)
         if inner is not None:
-            jaxpr, sizes, length = inner
-            made = self.run(jaxpr, [given[i] if i is not None else None for i in sizes],
-                            times * length, scope)  # fmt: skip
+            jaxpr, sources, length = inner
+            sizes = [None if i is None else given[i] for i in sources]
+            if name == "scan":  # of what it scans over, a part at a time
+                first = eqn.params["num_consts"] + eqn.params["num_carry"]
+                sizes[first:] = [size and size / length for size in sizes[first:]]
+            made = self.run(jaxpr, sizes, times * length, scope)
             # What a loop carries or makes is no weight, whatever it began as.
             return [None] * len(eqn.outvars) if name in ("scan", "while") else made
         known = [size for size in given if size is not None]

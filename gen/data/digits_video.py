@@ -6,8 +6,9 @@ D and E height and width of a digit.
 A clip shows one digit that moves to the right in a straight line, level, falling or rising by one
 cell per frame, over a canvas of 17 gray levels; a token is a cell. So that small models learn it
 in minutes, the 8x8 digits are scaled down to 5x4, without their outer columns, which hold 0.3 % of
-their ink: the size at which a classifier does best on the last frames of test clips (0.91). Training clips show training digits, test clips test digits: the clips of digit i
-are the records `i * CLIPS_PER_DIGIT[split]` and on, so that a slice of a split separates digits.
+their ink: at this size a classifier did best on the last frames of test clips (0.91). Training
+clips show training digits, test clips test digits: the clips of digit i are the records
+`i * CLIPS_PER_DIGIT[split]` and on, so that a slice of a split separates digits.
 
 This module needs TFDS, so it is imported only when the clips are asked for.
 """

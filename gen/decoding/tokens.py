@@ -5,6 +5,8 @@ Axes: V vocabulary; logits may carry any leading axes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -55,21 +57,48 @@ def keep_top_k(logits: jax.Array, top_k: int) -> jax.Array:
     """Logits below the k-th largest become `NEVER`; ties with it stay."""
     if top_k == 0 or top_k >= logits.shape[-1]:
         return logits
-    threshold = jax.lax.top_k(logits, top_k)[0][..., -1:]
-    return jnp.where(logits < threshold, NEVER, logits)
+    ranks = _ranks(logits)
+    least = _largest(lambda rank: jnp.sum(ranks >= rank, axis=-1, keepdims=True) >= top_k, ranks)
+    return jnp.where(ranks < least, NEVER, logits)
 
 
 def keep_top_p(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
     """Nucleus filter (Holtzman et al. 2020): a token goes if those before it already exceed p.
 
-    The most likely token always stays. Ties are broken by the order of a stable sort, as in the
-    published code, so the kept set is found by rank rather than by a threshold.
+    The most likely token always stays. Equal logits are in the order of their ids, as in a stable
+    sort, which published code makes; here a threshold does, and ties at it are counted.
     """
-    order = jnp.argsort(logits, axis=-1, descending=True)
-    probs = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
-    before = jnp.cumsum(probs, axis=-1) - probs
-    gone = jnp.take_along_axis(before > top_p, jnp.argsort(order, axis=-1), axis=-1)
-    return jnp.where(gone, NEVER, logits)
+    ranks, probs = _ranks(logits), jax.nn.softmax(logits, axis=-1)
+
+    def mass(kept: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(kept, probs, 0.0), axis=-1, keepdims=True)
+
+    least = _largest(lambda rank: mass(ranks >= rank) > top_p, ranks)
+    tied = ranks == least
+    before = mass(ranks > least) + probs * (jnp.cumsum(tied, axis=-1) - 1)
+    return jnp.where((ranks > least) | (tied & (before <= top_p)), logits, NEVER)
+
+
+def _ranks(logits: jax.Array) -> jax.Array:
+    """uint32 in the order of float32 logits."""
+    # Adding 0 makes one of the two zeros, whose bits differ.
+    bits = jax.lax.bitcast_convert_type(logits.astype(jnp.float32) + 0.0, jnp.uint32)
+    negative = bits >> 31 == 1
+    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _largest(holds: Callable[[jax.Array], jax.Array], ranks: jax.Array) -> jax.Array:
+    """The largest uint32 of each row, `(..., 1)`, for which `holds`; it must hold up to there.
+
+    Found bit by bit: 32 passes over a row, against a sort's V log V.
+    """
+    found = jnp.zeros((*ranks.shape[:-1], 1), jnp.uint32)
+
+    def with_bit(number: jax.Array, found: jax.Array) -> jax.Array:
+        more = found | (jnp.uint32(1 << 31) >> number.astype(jnp.uint32))
+        return jnp.where(holds(more), more, found)
+
+    return jax.lax.fori_loop(0, 32, with_bit, found)
 
 
 def filter_logits(logits: jax.Array, sampling: TokenSampling) -> jax.Array:

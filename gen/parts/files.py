@@ -171,7 +171,7 @@ class PartSet:
                 if k in missing and not stop.received:
                     try:
                         npz.write(self.path(k), draw(self.rows(k)), self.settings)
-                        if k == min(missing):
+                        if k == min(missing) and index == 0:
                             self._check_space(len(missing) * count)
                     except UserError as error:
                         failure, stop.received = error, True

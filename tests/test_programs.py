@@ -1,0 +1,56 @@
+"""Weights converted to the compute dtype once give what converting them at each use gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from gen.decoding.draws import keyed
+from gen.programs import Programs
+from tests import tiny
+
+CASES = {
+    "next token": {},
+    "next token, text": tiny.text(),
+    "next neighbour": tiny.neighbours(),
+    "next scale": tiny.scales(),
+    "masked": tiny.masked(),
+    "flow": tiny.flow(),
+    "flow, cross": tiny.flow(**{"model.head.kind": "cross"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_converted_once_is_converted_each_time(case):
+    generator = tiny.generator(tiny.config(**CASES[case]), dtype="bfloat16")
+    family, programs = generator.family, Programs(generator.family, generator.dtype, None)
+    weights, rows_B = programs.weights(generator.params), np.arange(2)
+    batch = {"tokens": tiny.random_data(family.layout, 2)}
+    if family.condition.kind == "text":
+        batch |= dict(zip(("caption", "caption_valid"), tiny.captions(family.condition, 2)))
+    else:
+        batch["label"] = np.array([1, 4])
+    run = programs.compiled("teacher_forced", what="held_out")
+    noise = {"draws": keyed(0, rows_B)}
+    found, expected = (run(p, batch, rows_B > 0, noise) for p in (weights, generator.params))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(np.asarray(found[name]), np.asarray(array), err_msg=name)
+    flat = traverse_util.flatten_dict(weights, sep="/")
+    kernels = {n: a.dtype for n, a in flat.items() if n.endswith(("attention/query/kernel",))}
+    assert kernels and set(kernels.values()) == {jnp.dtype("bfloat16")}
+    scales = {n: a.dtype for n, a in flat.items() if n.endswith(("scale", "bias"))}
+    assert scales and set(scales.values()) == {jnp.dtype("float32")}
+    assert set(flat) == set(traverse_util.flatten_dict(generator.params, sep="/"))
+
+
+def test_new_parameters_are_converted_anew():
+    generator = tiny.generator(tiny.config(), dtype="bfloat16")
+    before = generator.sample(0, labels=[1])
+    generator.params = jax.tree.map(lambda a: a + 0.5, generator.params)
+    assert (before != generator.sample(0, labels=[1])).any()
+
+
+def test_float32_is_left_alone():
+    generator = tiny.generator(tiny.config())
+    assert generator.traced(0, num=1)[1][0] is generator.params
