@@ -132,7 +132,13 @@ def lower(
       UserError: as `sampler`.
     """
     function = jax.jit(sampler(generator, settings, dtype))
-    return stablehlo.export(function, platforms=platforms)(*arguments(generator).values())
+    frames = jax.config.jax_traceback_in_locations_limit
+    # Else it would name the files of this machine.
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        return stablehlo.export(function, platforms=platforms)(*arguments(generator).values())
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", frames)
 
 
 def described(tree: Any) -> Any:

@@ -19,26 +19,28 @@ from gen.errors import UserError
 from tests import tiny
 from tests.test_cli import error_of
 
+SMALL = {"model.grid": [2, 2], "model.backbone.depth": 1}
+CASES = {
+    "next token": {**SMALL, "model.backbone.depth": 2},
+    "next token, text": tiny.text(**SMALL),
+    "next neighbour": tiny.neighbours(**{**SMALL, "model.backbone.depth": 2}),
+    "next neighbour, video": tiny.neighbours(
+        **{"model.grid": [2, 2, 1], "model.positions": "learned", "model.backbone.depth": 3}
+    ),
+    "next scale": tiny.scales(
+        **{"model.quantizer.scales": [[1, 1], [1, 2], [2, 2]], "model.backbone.depth": 1}
+    ),
+    "masked": tiny.masked(**{"model.grid": [2, 2], "sample.options": {"num_steps": 3}}),
+    "flow": tiny.flow(),
+    "flow, cross": tiny.flow(**{"model.head.kind": "cross"}),
+}
 GRAY = {
     "model.gray_levels": 5,
     "model.quantizer.codebook_dim": 1,
     "model.quantizer.mixing": 0.0,
+    "model.quantizer.scales": [[1, 1], [2, 2]],
+    "model.backbone.depth": 1,
 }
-CASES = {
-    "next token": {},
-    "next token, text": tiny.text(),
-    "next neighbour": tiny.neighbours(),
-    "next neighbour, video": tiny.neighbours(
-        **{"model.grid": [2, 2, 2], "model.positions": "learned", "model.backbone.depth": 3}
-    ),
-    "next scale": tiny.scales(),
-    "next scale, gray": tiny.scales(**GRAY, **{"model.backbone.shared": True}),
-    "masked": tiny.masked(**{"sample.options": {"num_steps": 3}}),
-    "flow": tiny.flow(),
-    "flow, cross": tiny.flow(**{"model.head.kind": "cross"}),
-}
-# What jax brings along; flatbuffers is all that the README asks for beside it.
-ALLOWED = {"jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", "flatbuffers"}
 
 
 def settings_of(family, **settings):
@@ -58,18 +60,31 @@ def condition_of(family, rows):
     return {"labels": labels}, {"label": labels}
 
 
-def check_same(drawn, wanted):
+@pytest.fixture
+def quick_compiler():
+    """What is compiled here runs for milliseconds."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def check_same(drawn, wanted, tolerance=1e-6):
     assert drawn.keys() == wanted.keys()
     for name, array in wanted.items():
         assert drawn[name].dtype == array.dtype and drawn[name].shape == array.shape
         if np.issubdtype(array.dtype, np.floating):
-            np.testing.assert_allclose(drawn[name], array, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(drawn[name], array, rtol=tolerance, atol=tolerance)
         else:
             np.testing.assert_array_equal(drawn[name], array)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_program_draws_what_the_api_draws(case):
+SLOW = ("flow, cross",)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES]
+)
+def test_a_program_draws_what_the_api_draws(case, quick_compiler):
     generator = tiny.generator(tiny.config(**CASES[case]))
     family = generator.family
     options = generator.config.sample.options
@@ -84,10 +99,12 @@ def test_a_program_draws_what_the_api_draws(case):
     assert program.platforms == ("cpu", "cuda", "tpu")
     run = jax.jit(stablehlo.deserialize(program.serialize()).call)
     params = export.flat_params(generator)
-    for rows in ([0], [4, 1, 2], [0, 1, 2, 3, 4]):
+    for rows in ([4, 1, 0, 2, 3], [2]):
         part = {name: array[rows] for name, array in condition.items()}
         drawn = run(params, part, np.uint32(7), np.array(rows, np.uint32))
-        check_same(drawn, {name: array[rows] for name, array in wanted.items()})
+        # Sums of floats differ a little from one batch size to another, those of the API too.
+        tolerance = 1e-6 if len(rows) == 5 else 1e-5
+        check_same(drawn, {name: array[rows] for name, array in wanted.items()}, tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +115,28 @@ def run_folder(tmp_path_factory):
     return folder
 
 
-ALONE = "import sys; sys.modules |= dict.fromkeys(('gen', 'flax', 'optax')); old = {*sys.modules}\n"
-REPORT = """
+# Nothing can be imported but what jax brings along, and flatbuffers.
+ALONE = """
 import sys
-print(json.dumps({
-    "tokens": tokens.tolist(),
-    "next": sample(seed=0, first=1, label=[1, 4])["tokens"].tolist(),
-    "modules": sorted({name.split(".")[0] for name in {*sys.modules} - old}),
-}))
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+
+class Alone:
+    parts = ("jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", "flatbuffers")
+    allowed = {*parts, *sys.stdlib_module_names}
+
+    def find_spec(self, name, path=None, target=None):
+        first = name.partition(".")[0]
+        if first in self.allowed or first.startswith("_sysconfigdata"):
+            return PathFinder.find_spec(name, path, target)
+
+
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Alone()]
+"""
+REPORT = """
+assert not {"gen", "flax", "optax"} & {*sys.modules}
+others = [sample(first=1, label=[1, 4, 0, 2, 3]), sample(first=2, label=[4])]
+print(json.dumps([tokens.tolist(), *(drawn["tokens"].tolist() for drawn in others)]))
 """
 
 
@@ -120,10 +151,9 @@ def test_the_lines_of_the_readme_run_it_alone(run_folder, tmp_path):
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert not done.returncode, done.stderr
-    found = json.loads(done.stdout)
-    assert {*found["modules"]} - {*sys.stdlib_module_names} <= ALLOWED
-    wanted = gen.load(run_folder).sample(0, labels=[3, 1, 4], guidance=2.0, top_k=7)
-    assert found["tokens"] == wanted.tolist() and found["next"] == wanted[1:].tolist()
+    wanted = gen.load(run_folder).sample(0, labels=[3, 1, 4, 0, 2, 3], guidance=2.0, top_k=7)
+    wanted = wanted.tolist()
+    assert json.loads(done.stdout) == [wanted[:3], wanted[1:], wanted[2:3]]
 
 
 def test_what_the_folder_says(run_folder, tmp_path, capsys):
@@ -139,30 +169,33 @@ def test_what_the_folder_says(run_folder, tmp_path, capsys):
     assert about["config"]["model"]["vocab_size"] == 11 and about["averaged"]
     assert about["inputs"]["condition"] == {"label": {"shape": ["b"], "dtype": "int32"}}
     assert about["outputs"] == {"tokens": {"shape": ["b", 12], "dtype": "int32"}}
+    # Nothing of the machine that it was made on.
+    assert str(tiny.ROOT).encode() not in (tmp_path / "x" / "sampler.bin").read_bytes()
     with np.load(tmp_path / "x" / "params.npz") as stored:
         shapes = {n: {"shape": [*a.shape], "dtype": a.dtype.name} for n, a in stored.items()}
     assert shapes == about["inputs"]["params"]
 
 
-def test_flags_reach_the_weights_and_the_program(tmp_path, monkeypatch):
+def test_flags_reach_the_weights_and_the_program(tmp_path, monkeypatch, quick_compiler):
     seen = []
 
     def load(run, *, averaged, dtype):
         seen.append((run, averaged, dtype))
-        return tiny.generator(tiny.config(**tiny.masked()), dtype=dtype)
+        return tiny.generator(tiny.config(**tiny.scales(**GRAY)), dtype=dtype)
 
     monkeypatch.setattr(export, "load", load)
-    flags = ["--raw", "--dtype", "bfloat16", "--temperature", "0.9", "--option", "num_steps=3"]
+    flags = ["--raw", "--dtype", "bfloat16", "--temperature", "0.9", "--option", "more_smooth=true"]
     export.main(["RUN", "--out", str(tmp_path / "x"), "--platforms", "cpu", *flags])
     assert seen == [("RUN", False, "bfloat16")]
     program = stablehlo.deserialize(bytearray((tmp_path / "x" / "sampler.bin").read_bytes()))
     generator = load("", averaged=True, dtype="bfloat16")
-    wanted = generator.draw(0, labels=[3, 1, 4], temperature=0.9, num_steps=3)
+    wanted = generator.draw(0, labels=[3, 1, 4], temperature=0.9, more_smooth=True)
+    wanted["data"] = generator.to_data(wanted["tokens"])
     arguments = {"label": np.int32([3, 1, 4])}, np.uint32(0), np.arange(3, dtype=np.uint32)
     check_same(program.call(export.flat_params(generator), *arguments), wanted)
     about = json.loads((tmp_path / "x" / "config.json").read_text())
     assert (about["dtype"], about["averaged"]) == ("bfloat16", False)
-    assert about["settings"]["num_steps"] == 3 and "batch_size" not in about["settings"]
+    assert about["settings"]["more_smooth"] and "batch_size" not in about["settings"]
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,18 @@ import json
 import os
 import shutil
 import signal
-import tracemalloc
-import zipfile
 
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from gen import distributed, sample, sharding, tokenizers
+from gen import sample, sharding, tokenizers
 from gen.api import Generator
 from gen.errors import UserError
 from gen.parts import npz, sampling
-from gen.parts.files import PartSet
 from gen.tokenizers import MSVQTokenizer
-from gen.training.stop import RESTART, StopSignal
+from gen.training.stop import RESTART
 from tests import tiny
 from tests.test_captions import TEXT, encoded
 from tests.test_cli import error_of
@@ -44,7 +42,9 @@ def scales(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scales")
     generator = tiny.generator(tiny.config(**tiny.scales()))
     config = MSVQTokenizer.Config(generator.config.model.quantizer, 8, (1, 1), 1, norm_groups=4)
-    params = MSVQTokenizer.fresh(config, seed=5).params
+    rng = np.random.default_rng(5)
+    flat = {p: 0.2 * rng.normal(size=size) for p, size in MSVQTokenizer.shapes(config).items()}
+    params = traverse_util.unflatten_dict(flat, sep="/")
     tokenizer = MSVQTokenizer(config, params | {"quantizer": generator.params["quantizer"]})
     tokenizers.save(tokenizer, folder / "tokenizer.safetensors")
     generator.save(folder / "model")
@@ -93,31 +93,39 @@ def numbers(monkeypatch):
 @pytest.mark.parametrize("overrides", [{}, tiny.masked()], ids=["next token", "masked"])
 def test_a_set_drawn_in_two_calls_is_the_set_of_one(overrides):
     generator = tiny.generator(tiny.config(**overrides))
-    whole = generator.sample(3, num=8, guidance=2.0)
-    parts = [generator.sample(3, num=n, first=k, guidance=2.0) for k, n in ((0, 3), (3, 5))]
+    same = {"guidance": 2.0, "batch_size": 2}
+    whole = generator.sample(3, num=8, **same)
+    parts = [generator.sample(3, num=n, first=k, **same) for k, n in ((0, 3), (3, 5))]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert not np.array_equal(generator.sample(3, num=5, guidance=2.0), whole[3:])
+    assert not np.array_equal(generator.sample(3, num=5, **same), whole[3:])
 
 
-def test_pixels_for_evaluators(scales, tmp_path, numbers, capsys):
-    out = tmp_path / "new" / "x"
+@pytest.fixture(scope="module")
+def made(scales, tmp_path_factory):
+    """A whole set with pixels."""
+    out = tmp_path_factory.mktemp("made") / "new" / "x"
     run(*scales, "--parts", "--out", out)
-    assert numbers == [0, 4, 8]
-    assert "10 samples" in capsys.readouterr().out
-    found = stored(out.with_suffix(".npz"))
+    return out
+
+
+def test_pixels_for_evaluators(scales, made):
+    found = stored(made.with_suffix(".npz"))
     assert set(found) == {"tokens", "labels", "arr_0", "arr_1", "settings"}
     assert found["labels"].tolist() == found["arr_1"].tolist() == [0, 1, 2, 3, 4] * 2
     tokenizer = tokenizers.load(scales[2])
     pixels = tokenizer.to_uint8(tokenizer.decode(found["tokens"]))
     assert found["arr_0"].dtype == np.uint8 and found["arr_0"].shape == pixels.shape
     assert np.abs(found["arr_0"].astype(int) - pixels).max() <= 1
-    # The files are the merged one and the picture: parts would take the space twice.
-    assert sorted(path.name for path in out.parent.iterdir()) == ["x.npz", "x.png"]
 
-    (tmp_path / "new" / "x.png").unlink()
-    run(*scales, "--parts", "--out", out)
-    assert numbers == [0, 4, 8], "nothing is drawn again"
-    assert sorted(path.name for path in out.parent.iterdir()) == ["x.npz", "x.png"]
+
+def test_what_is_whole_is_not_made_again(scales, made, monkeypatch, capsys):
+    monkeypatch.setattr(Generator, "draw", None)
+    # Parts are gone: they would take the space twice.
+    assert sorted(path.name for path in made.parent.iterdir()) == ["x.npz", "x.png"]
+    made.with_suffix(".png").unlink()
+    run(*scales, "--parts", "--out", made)
+    assert "10 samples" in capsys.readouterr().out
+    assert sorted(path.name for path in made.parent.iterdir()) == ["x.npz", "x.png"]
 
 
 def known_tokens(folder):
@@ -248,9 +256,11 @@ def test_a_full_disk_is_one_line(model, tmp_path, monkeypatch, capsys):
     assert f"{tmp_path / 'x'} has 1e-06 GB" in capsys.readouterr().err
 
 
-def test_processes_need_parts(model, capsys):
+def test_wrong_options(model, tmp_path, capsys):
     line = error_of(capsys, sample.main, model, "--distributed", "auto")
     assert "--distributed is for --parts" in line
+    arguments = (model, "--batch-size", "0", "--out", tmp_path / "x")
+    assert "--batch-size is at least 1" in error_of(capsys, sample.main, *arguments)
 
 
 def test_a_batch_divides_over_the_devices():
@@ -260,90 +270,10 @@ def test_a_batch_divides_over_the_devices():
         sampling.check_batch(66, mesh)
 
 
-def test_two_devices_draw_what_one_draws(scales, tmp_path):
-    run(*scales, "--parts", "--out", tmp_path / "one")
+def test_two_devices_draw_what_one_draws(scales, made, tmp_path):
     arguments = (*scales, "--parts", "--out", tmp_path / "two", *SIZES)
     process = tiny.run_module("gen.sample", *arguments, devices=2)
     assert process.returncode == 0, process.stderr[-3000:]
-    one, two = stored(tmp_path / "one.npz"), stored(tmp_path / "two.npz")
+    one, two = stored(made.with_suffix(".npz")), stored(tmp_path / "two.npz")
     np.testing.assert_array_equal(two["tokens"], one["tokens"])
     assert np.abs(two["arr_0"].astype(int) - one["arr_0"]).max() <= 1
-
-
-ROWS = {
-    "tokens": lambda i: np.arange(i, i + 12, dtype=np.int32),
-    "arr_0": lambda i: np.full((16, 16, 3), i % 251, np.uint8),
-    "captions": lambda i: np.array(f"caption {i}", "<U14"),
-    "latents": lambda i: np.full((1,), i / 7, np.float32),
-}
-
-
-def rows_of(rows):
-    """Arrays that tell which samples they are of."""
-    numbers = range(rows.start, rows.stop)
-    return {name: np.stack([row(i) for i in numbers]) for name, row in ROWS.items()}
-
-
-def test_processes_share_the_parts(tmp_path):
-    parts, drawn = PartSet(tmp_path / "x", 50, 4, {"seed": 0}), []
-    parts.out.mkdir()
-
-    def draw(rows):
-        drawn.append(rows)
-        return rows_of(rows)
-
-    for index in range(2):
-        with StopSignal() as stop:
-            missing = parts.missing(index, 2)
-            assert missing == set(range(index, 13, 2))
-            assert parts.make(missing, draw, stop, index=index, count=2)
-    assert sorted(i for rows in drawn for i in range(rows.start, rows.stop)) == list(range(50))
-    with StopSignal() as stop:
-        assert parts.make(parts.missing(), None, stop), "nothing is left to draw"
-        assert parts.merge(stop)
-    for name, array in rows_of(slice(0, 50)).items():
-        np.testing.assert_array_equal(stored(parts.merged)[name], array)
-
-
-def test_merging_streams(tmp_path, monkeypatch):
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1 << 16)  # as if the file were of many gigabytes
-    parts = PartSet(tmp_path / "x", 20_000, 1000, {"seed": 0})
-    parts.out.mkdir()
-    with StopSignal() as stop:
-        assert parts.make(parts.missing(), rows_of, stop)
-        tracemalloc.start()
-        assert parts.merge(stop)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    found = stored(parts.merged)
-    assert found["arr_0"].nbytes > 15e6 > 5e6 > peak
-    for name in ROWS:
-        pieces = [stored(parts.path(k))[name] for k in range(parts.total)]
-        assert found[name].dtype == pieces[0].dtype
-        np.testing.assert_array_equal(found[name], np.concatenate(pieces))
-    # Evaluators read rows off the member of the archive: NumPy's format 1.0, in C order.
-    with zipfile.ZipFile(parts.merged) as archive, archive.open("arr_0.npy") as member:
-        assert np.lib.format.read_magic(member) == (1, 0)
-        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(member)
-        assert shape == (20_000, 16, 16, 3) and not by_columns and dtype == np.uint8
-        assert np.array_equal(np.frombuffer(member.read(768), np.uint8), np.zeros(768))
-    np.testing.assert_array_equal(npz.first_rows(parts.merged, "tokens", 3), found["tokens"][:3])
-
-
-def test_merging_stops_and_refuses(tmp_path, monkeypatch):
-    parts = PartSet(tmp_path / "x", 8, 4, {"seed": 0})
-    parts.out.mkdir()
-    with StopSignal() as stop:
-        assert parts.make(parts.missing(), rows_of, stop)
-        signal.raise_signal(signal.SIGINT)
-        assert not parts.merge(stop)
-    content = bytearray(parts.path(1).read_bytes())
-    content[300] ^= 1
-    parts.path(1).write_bytes(content)
-    with StopSignal() as stop, pytest.raises(UserError, match=r"part_00001.npz is damaged"):
-        parts.merge(stop)
-    parts.path(1).unlink()
-    monkeypatch.setattr(distributed, "VISIBLE_S", 0)
-    with StopSignal() as stop, pytest.raises(UserError, match=r"part_00001.npz is gone"):
-        parts.merge(stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -22,6 +22,7 @@ from gen.decoding import guidance, tokens
 from gen.decoding.plan import Now, Phase, Plan
 from gen.layouts import Layout
 from gen.models import backbone, conditioning
+from gen.models.linear import NARROW_ROWS, flip
 
 
 class Drawing(NamedTuple):
@@ -141,12 +142,13 @@ def sample(
     drop_Q = None
     if num_guided:
         condition, drop_Q = conditioning.with_null(condition)
+    phases = family.plan.phases_cut_at(num_guided)
+    blocks = _laid_out(model, phases, 2 * batch if num_guided else batch)
     prompt = model.condition(condition, drop_Q)
-    blocks = model.backbone.unstack()
     # What a condition makes of each block is the same at every step.
     modulations = [block.modulate(prompt.cond) for block in blocks]
     caches, state, logits_BPV = None, family.begin(model, batch), None
-    for phase in family.plan.phases_cut_at(num_guided):
+    for phase in phases:
         guided = phase.first_step < num_guided
         rows = 2 * batch if guided else batch
         if caches is None:
@@ -166,6 +168,15 @@ def sample(
         if keep_logits:
             logits_BPV = _scatter(logits_BPV, logits_NBRV, phase, family.layout.num_positions)
     return state, logits_BPV
+
+
+def _laid_out(model: nnx.Module, phases: list[Phase], rows: int) -> list[nnx.Module]:
+    """The unstacked blocks; with the model, laid out for the widest step of so many rows."""
+    blocks = model.backbone.unstack()
+    if rows * max(phase.feed_NW.shape[1] for phase in phases) <= NARROW_ROWS:
+        for module in (model, *blocks):
+            flip(module)
+    return blocks
 
 
 def _scatter(

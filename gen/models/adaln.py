@@ -210,6 +210,4 @@ class AdaLNHead(nnx.Module):
         """float32 `(B, S, V)`; products in the compute dtype, sums in float32."""
         scale, shift = vectors(self.modulation(cond_BD), x_BSD.dtype)
         x_BSD = layer_norm(x_BSD, eps=self.eps) * (1 + scale) + shift
-        kernel_DV = self.logits.kernel[...].astype(x_BSD.dtype)
-        logits_BSV = jnp.einsum("bsd,dv->bsv", x_BSD, kernel_DV, preferred_element_type=jnp.float32)
-        return logits_BSV + self.logits.bias[...]
+        return self.logits.product(x_BSD, preferred=jnp.float32) + self.logits.bias[...]

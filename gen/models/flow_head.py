@@ -212,9 +212,7 @@ class FlowHead(nnx.Module):
                 x_BRD, _ = block(x_BRD, modulation=block.modulate(cond), **seen)
         shift, scale = vectors(self.modulation(both_BRD), x_BRD.dtype)
         x_BRD = rms_norm(x_BRD, eps=self.eps) * (1 + scale) + shift
-        kernel_DC = self.velocity.kernel[...].astype(x_BRD.dtype)
-        made_BRC = jnp.einsum("brd,dc->brc", x_BRD, kernel_DC, preferred_element_type=jnp.float32)
-        return made_BRC + self.velocity.bias[...]
+        return self.velocity.product(x_BRD, preferred=jnp.float32) + self.velocity.bias[...]
 
     def between(
         self,

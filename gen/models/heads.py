@@ -30,7 +30,4 @@ class TokenHead(nnx.Module):
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
         """float32 `(B, S, V)`; products in the compute dtype, sums in float32."""
-        kernel_DV = self.logits.kernel[...].astype(x_BSD.dtype)
-        return jnp.einsum(
-            "bsd,dv->bsv", self.norm(x_BSD), kernel_DV, preferred_element_type=jnp.float32
-        )
+        return self.logits.product(self.norm(x_BSD), preferred=jnp.float32)

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
+from gen.models.linear import Linear
+
 
 class Buffer(nnx.Variable):
     """A stored array that is part of a checkpoint but is never trained."""
@@ -78,10 +80,10 @@ def linear(
     rngs: nnx.Rngs,
     std: float = 0.02,
     bias: bool = False,
-) -> nnx.Linear:
+) -> Linear:
     """A linear map, initialised N(0, std^2), as all transformers here use; its bias at 0."""
     init = nnx.initializers.normal(std) if std else nnx.initializers.zeros
-    return nnx.Linear(fan_in, fan_out, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
+    return Linear(fan_in, fan_out, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
 def embedding(

@@ -16,6 +16,7 @@ from flax import nnx
 from gen.models.attention import Attention, LayerCache
 from gen.models.block import Modulation, OwnKeys, check_stack
 from gen.models.layers import drop_path, dropout, layer_norm
+from gen.models.linear import Linear
 from gen.sharding import constrain
 
 
@@ -75,9 +76,9 @@ def table(
     return nnx.Embed(num, width, embedding_init=truncated(std), dtype=dtype, rngs=rngs)
 
 
-def dense(fan_in: int, fan_out: int, *, std: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def dense(fan_in: int, fan_out: int, *, std: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> Linear:
     """A linear map with a bias, with the starting values of these models."""
-    return nnx.Linear(fan_in, fan_out, kernel_init=truncated(std), dtype=dtype, rngs=rngs)
+    return Linear(fan_in, fan_out, kernel_init=truncated(std), dtype=dtype, rngs=rngs)
 
 
 class LayerNorm(nnx.Module):
