@@ -19,11 +19,11 @@ LAYERS = [
     ("models", "data", "captions"),
     ("checks", "decoding", "tokenizers"),
     ("families",),
-    ("config",),
+    ("config", "programs"),
     ("inputs", "training", "api"),
     ("published",),
     ("sample", "evaluate", "convert", "encode"),
-    ("export",),
+    ("export", "bench"),
     ("train",),
     ("compare",),
 ]

@@ -63,6 +63,12 @@ def check_images(
     return images, labels.astype(np.int64)
 
 
+def check_seeds(classifier_seeds: tuple[int, ...]) -> None:
+    """Raises `UserError` where there is no seed for a classifier."""
+    if len(classifier_seeds) == 0:
+        raise UserError("classifier_seeds must name at least one seed")
+
+
 def fit_classifier(
     hidden: tuple[int, ...], seed: int, images: np.ndarray, labels: np.ndarray
 ) -> Any:
@@ -205,8 +211,7 @@ def score_samples(
     test_TP, test_T = check_images("test images", *test, _LEAST_TEST)
     if unknown := sorted(set(labels_N.tolist()) - set(train_M.tolist())):
         raise UserError(f"labels of samples name classes without training images: {unknown}")
-    if len(classifier_seeds) == 0:
-        raise UserError("classifier_seeds must name at least one seed")
+    check_seeds(classifier_seeds)
     scores: dict[str, Any] = {"num_samples": len(samples_NP)}
     copies = memorisation(samples_NP, train_MP, test_TP)
     # One thread: these matrices are too small to share, and sums keep one order.

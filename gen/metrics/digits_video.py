@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from gen.errors import UserError
-from gen.metrics.digits import TOP_VALUE, check_images, feature_network, memorisation, two_sample
+from gen.metrics.digits import (
+    TOP_VALUE,
+    check_images,
+    check_seeds,
+    feature_network,
+    memorisation,
+    two_sample,
+)
 
 FARTHEST = 2
 LARGEST_RESIDUAL = 0.03
@@ -124,10 +131,9 @@ def score_clips(
       network: what `frame_network` made of `train`, to be shared by several calls.
 
     Returns:
-      `num_samples`; `class_accuracy` of the classifier on the last frames, and
-      `classifier_test_accuracy` on those of the test clips; `motion` of the samples and
-      `motion_test` of the test clips (see `motion`); `two_sample_accuracy` and its seeds;
-      `exact_copies` of training clips, the nearest distances and `memorisation_ratio`.
+      `num_samples`; `class_accuracy` of the last frames and `classifier_test_accuracy` of those of
+      the test clips; `motion` of the samples and `motion_test` of the test clips (see `motion`);
+      `two_sample_accuracy` and its seeds; and what `memorisation` gives of the training clips.
 
     Raises:
       UserError: wrong shapes, values or labels, too few clips, or no seed.
@@ -140,8 +146,7 @@ def score_clips(
     test_NP, test_N = check_images("test clips", *test, _LEAST_TEST, cells)
     if unknown := sorted(set(labels_N.tolist()) - set(train_M.tolist())):
         raise UserError(f"labels of samples name classes without training clips: {unknown}")
-    if len(classifier_seeds) == 0:
-        raise UserError("classifier_seeds must name at least one seed")
+    check_seeds(classifier_seeds)
 
     # One thread: these matrices are too small to share, and sums keep one order.
     with threadpool_limits(1):
