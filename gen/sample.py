@@ -166,8 +166,8 @@ def make_parser() -> Parser:
     add("--seed", type=int, default=0)
     add("--out", default="samples", help="writes OUT.npz, OUT.png, and OUT/ for pixels")
     add("--parts", action="store_true",
-        help="for many samples, on all devices: OUT/ keeps each batch, the same command goes on from "
-        "there, and OUT.npz is made of them, with pixels as arr_0 for FID")  # fmt: skip
+        help="for many samples, on all devices: OUT/ keeps each batch, the same command goes on "
+        "from there, and OUT.npz is made of them, with pixels as arr_0 for FID")  # fmt: skip
     add("--distributed", choices=distributed.MODES, default="off",
         help="auto: one of several processes, which share the parts")  # fmt: skip
     add_settings(parser)

@@ -22,7 +22,7 @@ LAYERS = [
     ("config", "programs"),
     ("inputs", "training", "api"),
     ("published",),
-    ("sample", "evaluate", "convert", "encode"),
+    ("sample", "parts", "prompts", "evaluate", "convert", "encode"),
     ("export", "bench"),
     ("train",),
     ("compare",),
