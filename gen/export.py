@@ -43,13 +43,12 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAM, PARAMS, CONFIG = "sampler.bin", "params.npz", "config.json"
 
 
-def sampler(generator: Generator, settings: Mapping[str, Any], dtype: str) -> Callable:
+def sampler(generator: Generator, settings: Mapping[str, Any]) -> Callable:
     """The function to export: what `Generator.draw` gives, of arrays alone.
 
     Args:
       generator: what to sample from; its weights are an argument of the function.
       settings: all those of `Generator.draw` from `guidance` to `top_p`, and the family's options.
-      dtype: what to compute in.
 
     Returns:
       A function of `params` (name -> array), `condition` (fields of a batch), `seed` (uint32) and
@@ -61,11 +60,11 @@ def sampler(generator: Generator, settings: Mapping[str, Any], dtype: str) -> Ca
     """
     family, own = generator.family, dict(settings)
     filters = {name: own.pop(name) for name in ("top_k", "top_p")}
-    how = token_sampling(own.pop("temperature"), **filters)
+    sampling = token_sampling(own.pop("temperature"), **filters)
     number, interval = own.pop("guidance"), own.pop("guidance_interval")
     options = schema.build(family.Options, own, "options of sampling")
-    scales = family.scales(number, interval, options)
-    graphdef = nnx.split(abstract_model(family, dtype=jnp.dtype(dtype)))[0]
+    scale_N = family.scales(number, interval, options)
+    graphdef = nnx.split(abstract_model(family, dtype=generator.dtype))[0]
     prepared = family.prepare(1, None, options)
 
     def sample(
@@ -77,12 +76,9 @@ def sampler(generator: Generator, settings: Mapping[str, Any], dtype: str) -> Ca
         model = nnx.merge(graphdef, traverse_util.unflatten_dict(params, sep="/"))
         rows = sample_B.shape[0]
         same = {n: jnp.broadcast_to(row, (rows, *row.shape[1:])) for n, row in prepared.items()}
-        # `draw` takes them as arguments. As constants they would be folded, and a division by a
-        # constant becomes a product, which rounds to other numbers.
-        scale_N, sampling = jax.lax.optimization_barrier((scales, how))
         made = family.sample(
             model, condition | same, draws=draws.keyed(seed, sample_B), scale_N=scale_N,
-            num_guided=num_guided_steps(scales), sampling=sampling, options=options,
+            num_guided=num_guided_steps(scale_N), sampling=sampling, options=options,
         )  # fmt: skip
         if family.data_layout != family.layout:
             made["data"] = family.to_data(model, made["tokens"])
@@ -123,7 +119,6 @@ def lower(
     generator: Generator,
     settings: Mapping[str, Any],
     *,
-    dtype: str = "float32",
     platforms: tuple[str, ...] = PLATFORMS,
 ) -> stablehlo.Exported:
     """The program of `sampler`, lowered for these platforms; they need not be at hand.
@@ -131,14 +126,20 @@ def lower(
     Raises:
       UserError: as `sampler`.
     """
-    function = jax.jit(sampler(generator, settings, dtype))
+    function = jax.jit(sampler(generator, settings))
+    given = tuple(arguments(generator).values())
     frames = jax.config.jax_traceback_in_locations_limit
-    # Else it would name the files of this machine.
+    # Else the program would name the files of this machine.
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
-        return stablehlo.export(function, platforms=platforms)(*arguments(generator).values())
+        with tqdm(total=2, unit="stage", desc="program", delay=0.5) as bar:
+            function.trace(*given)  # which JAX keeps
+            bar.update()
+            program = stablehlo.export(function, platforms=platforms)(*given)
+            bar.update()
     finally:
         jax.config.update("jax_traceback_in_locations_limit", frames)
+    return program
 
 
 def described(tree: Any) -> Any:
@@ -234,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     generator = load(args.run, averaged=not args.raw, dtype=args.dtype)
     settings = settings_from(args, generator)
     del settings["batch_size"]  # a program serves any
-    program = lower(generator, settings, dtype=args.dtype, platforms=platforms)
+    program = lower(generator, settings, platforms=platforms)
     about = {"run": args.run, "averaged": not args.raw, "dtype": args.dtype, "settings": settings}
     save(out, program, generator, about)
     sizes = {name: (out / name).stat().st_size / 1e6 for name in (PROGRAM, PARAMS)}

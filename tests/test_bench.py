@@ -1,6 +1,8 @@
 """The benchmark: its counts against counts by hand, its table, its refusals."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -205,3 +207,21 @@ def test_rival_files(tmp_path):
         rival.load(f"{other}:bach")
     assert rival.load(f"{other}:batch")() is None
     assert np.isfinite(timing.Times((1.0, 2.0)).percentile(95))
+
+
+def test_without_the_data_stack(tmp_path):
+    """Sampling and its benchmark run where nothing can read datasets."""
+    path = tiny.write_config(tmp_path / "config.py")
+    absent = ("tensorflow_datasets", "grain", "clu", "tensorboardX", "array_record")
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent!r}))
+import gen.export, gen.sample
+from gen.bench import rates
+from gen.bench.__main__ import main
+rates.PROBE_BYTES = 4e6
+main([{str(path)!r}, "--batch", "1", "--guidance", "none", "--rounds", "2"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ms/call" in done.stdout

@@ -172,8 +172,9 @@ def sample(
 
 def _laid_out(model: nnx.Module, phases: list[Phase], rows: int) -> list[nnx.Module]:
     """The unstacked blocks; with the model, laid out for the widest step of so many rows."""
-    blocks = model.backbone.unstack()
-    if rows * max(phase.feed_NW.shape[1] for phase in phases) <= NARROW_ROWS:
+    blocks, widest = model.backbone.unstack(), max(phase.feed_NW.shape[1] for phase in phases)
+    # Of a program for any number of rows, none is known when it is made.
+    if isinstance(rows, int) and rows * widest <= NARROW_ROWS:
         for module in (model, *blocks):
             flip(module)
     return blocks

@@ -134,6 +134,8 @@ class Family(abc.ABC):
     def prepare(self, rows: int, known: np.ndarray | None, options: Any) -> dict[str, np.ndarray]:
         """What sampling needs from the host beside the condition: name -> `(B, ...)`.
 
+        Where nothing is known all rows are alike: `gen.export` asks for one and repeats it.
+
         Args:
           rows: B.
           known: int `(B, P)`, -1 where a token is to be made; none: everywhere.
