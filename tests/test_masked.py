@@ -182,7 +182,7 @@ def test_one_program_whatever_is_known():
     generator = tiny.generator(tiny.config(**tiny.masked()))
     for known in (None, *(partly_known(3, seed) for seed in range(3))):
         generator.sample(0, labels=LABELS, known=known)
-    (program,) = generator._compiled.values()
+    (program,) = generator._programs._compiled.values()
     assert program._cache_size() == 1
 
 

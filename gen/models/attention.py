@@ -21,10 +21,14 @@ HIDDEN = -1e30  # added to logits; finite, so that a row that sees nothing gives
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer for all slots of a phase: each `(B, T, K, E)`."""
+    """Keys and values of one layer for all slots of a phase: each `(B, K, T, E)`.
 
-    keys_BTKE: jax.Array
-    values_BTKE: jax.Array
+    In this order the products of a head read its slots in a row. With the slots before the heads,
+    XLA's CPU backend transposed both arrays at each step.
+    """
+
+    keys_BKTE: jax.Array
+    values_BKTE: jax.Array
 
 
 def attend(
@@ -83,12 +87,12 @@ def write(
     """
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        new = new.astype(old.dtype)
+        new = jnp.swapaxes(new, 1, 2).astype(old.dtype)
         if contiguous:
-            return jax.lax.dynamic_update_slice_in_dim(old, new, slots_S[0], axis=1)
-        return old.at[:, slots_S].set(new, mode="drop", unique_indices=True)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, slots_S[0], axis=2)
+        return old.at[:, :, slots_S].set(new, mode="drop", unique_indices=True)
 
-    return LayerCache(put(cache.keys_BTKE, k_BSKE), put(cache.values_BTKE, v_BSKE))
+    return LayerCache(put(cache.keys_BKTE, k_BSKE), put(cache.values_BKTE, v_BSKE))
 
 
 class Attention(nnx.Module):
@@ -166,10 +170,8 @@ class Attention(nnx.Module):
             keys, values = k_BSKE, v_BSKE
         else:
             cache = write(cache, k_BSKE, v_BSKE, slots_S, contiguous)
-            keys, values = (
-                cache.keys_BTKE.astype(q_BSHE.dtype),
-                cache.values_BTKE.astype(q_BSHE.dtype),
-            )
+            # The products take the axes as they lie: nothing is moved.
+            keys, values = (jnp.swapaxes(a, 1, 2).astype(q_BSHE.dtype) for a in cache)
         weights_key = None
         if self.weights_dropout and key is not None:
             weights_key, key = jax.random.split(key)

@@ -104,7 +104,7 @@ class Backbone(nnx.Module):
     def empty_cache(self, batch: int, length: int) -> list[LayerCache]:
         """Zeroed caches of `length` slots, one per layer, in the compute dtype."""
         config = self.config
-        shape = (batch, length, config.num_kv_heads, config.head_dim)
+        shape = (batch, config.num_kv_heads, length, config.head_dim)
         # Keys and values are arrays of their own: donating one buffer twice is an error.
         return [
             LayerCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
@@ -128,7 +128,7 @@ def step(
     Args:
       blocks: from `Backbone.unstack`, each with its modulation or none.
       x_BSD: embedded slots fed now.
-      caches: one per layer, `(B, T, K, E)`.
+      caches: one per layer, `(B, K, T, E)`.
       mask: `(S, T)` or `(B, S, T)`.
       slots_S: where in the cache the fed slots are written; T or more means nowhere.
       contiguous: whether `slots_S` is an ascending run, known when the program is built.
@@ -154,8 +154,8 @@ def step(
 def grow(caches: Sequence[LayerCache], length: int) -> list[LayerCache]:
     """Caches of a longer phase: a new array, the old slots copied once."""
 
-    def longer(old_BTKE: jax.Array) -> jax.Array:
-        extra = length - old_BTKE.shape[1]
-        return jnp.pad(old_BTKE, ((0, 0), (0, extra), (0, 0), (0, 0))) if extra else old_BTKE
+    def longer(old_BKTE: jax.Array) -> jax.Array:
+        extra = length - old_BKTE.shape[2]
+        return jnp.pad(old_BKTE, ((0, 0), (0, 0), (0, extra), (0, 0))) if extra else old_BKTE
 
     return [LayerCache(*(longer(array) for array in cache)) for cache in caches]

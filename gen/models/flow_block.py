@@ -234,7 +234,7 @@ class TwoStacks(nnx.Module):
 
     def empty_cache(self, batch: int, length: int) -> list[LayerCache]:
         """A cache for each of `unstack`; the bridge's has no heads."""
-        nothing = jnp.zeros((batch, length, 0, 0), self.encoder.dtype)
+        nothing = jnp.zeros((batch, 0, length, 0), self.encoder.dtype)
         return [
             *self.encoder.empty_cache(batch, length),
             LayerCache(nothing, nothing),
