@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gen import schema
+from gen import runtime, schema
 from gen.api import Generator, load
 from gen.config import Parser, overridden, split_overrides
 from gen.data import Dataset, Split, eval_batches
@@ -187,6 +187,7 @@ def make_parser() -> Parser:
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
+    runtime.start()
     args, rest = make_parser().parse_known_args(argv)
     overrides = split_overrides(rest)
     if args.data_dir:

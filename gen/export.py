@@ -26,7 +26,7 @@ from jax import export as stablehlo
 from tqdm import tqdm
 
 import gen
-from gen import schema
+from gen import runtime, schema
 from gen.api import Generator, load
 from gen.config import Parser
 from gen.data import files
@@ -227,6 +227,7 @@ def parse_platforms(text: str) -> tuple[str, ...]:
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
+    runtime.start()
     args = make_parser().parse_args(argv)
     platforms, out = parse_platforms(args.platforms), Path(args.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

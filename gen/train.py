@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gen import __version__, distributed, sharding
+from gen import __version__, distributed, runtime, sharding
 from gen import config as configs
 from gen.api import Generator
 from gen.config import Config
@@ -266,6 +266,7 @@ def versions() -> dict[str, str]:
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
+    runtime.start()
     started, spent = time.perf_counter(), time.process_time()
     run = prepare(argv)
     with jax.set_mesh(run.trainer.mesh):

@@ -15,14 +15,15 @@ FILES = sorted((tiny.ROOT / "gen").rglob("*.py"))
 # A layer may import those before it, never those after it.
 LAYERS = [
     ("errors",),
-    ("layouts", "sharding", "schema", "distributed", "pictures", "metrics"),
+    ("layouts", "sharding", "schema", "distributed", "runtime", "pictures", "metrics"),
     ("models", "data", "captions"),
     ("checks", "decoding", "tokenizers"),
     ("families",),
-    ("config", "programs"),
+    ("config", "programs", "asked"),
+    ("streaming",),
     ("inputs", "training", "api"),
     ("published",),
-    ("sample", "parts", "prompts", "evaluate", "convert", "encode"),
+    ("sample", "animate", "parts", "prompts", "evaluate", "convert", "encode"),
     ("export", "bench"),
     ("train",),
     ("compare",),

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
-from gen import __version__
+from gen import __version__, runtime
 from gen import config as configs
 from gen.api import Generator, load
 from gen.bench import rates, report, rival, timing
@@ -133,6 +133,7 @@ def make_samplers(
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
+    runtime.start()
     args, rest = make_parser().parse_known_args(argv)
     if args.rounds < 2 or args.budget_s <= 0:
         raise UserError("--rounds is at least 2 and --budget-s above 0")

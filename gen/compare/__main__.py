@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from gen import config as configs
-from gen import train
+from gen import runtime, train
 from gen.compare.report import remarks, save_sheet, table
 from gen.compare.runs import draw, prepare, record_of, result_of
 from gen.errors import UserError, ensure_writable, exit_on_user_error, note
@@ -37,6 +37,7 @@ def make_parser() -> configs.Parser:
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
+    runtime.start()
     args, overrides = make_parser().parse_known_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch-size is at least 1, not {args.batch_size}")
