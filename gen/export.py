@@ -35,6 +35,7 @@ from gen.decoding.guidance import num_guided_steps
 from gen.decoding.tokens import token_sampling
 from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest
 from gen.families.base import abstract_model
+from gen.models import attention_kinds
 from gen.models.conditioning import ConditionConfig
 from gen.sample import add_settings, settings_from
 
@@ -131,8 +132,10 @@ def lower(
     frames = jax.config.jax_traceback_in_locations_limit
     # Else the program would name the files of this machine.
     jax.config.update("jax_traceback_in_locations_limit", 0)
+    # Plain attention: other ways of it are of one platform.
+    plain = attention_kinds.only(attention_kinds.PLAIN)
     try:
-        with tqdm(total=2, unit="stage", desc="program", delay=0.5) as bar:
+        with plain, tqdm(total=2, unit="stage", desc="program", delay=0.5) as bar:
             function.trace(*given)  # which JAX keeps
             bar.update()
             program = stablehlo.export(function, platforms=platforms)(*given)

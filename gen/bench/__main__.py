@@ -3,7 +3,8 @@
 A config file gives random weights, a run's folder or checkpoint its own. Batches of several sizes,
 with and without guidance, are sampled in turn in one process, between readings of the machine's
 bandwidth and matmul rate; beside each time stands the bound these two give. `--train` times the
-training step instead, and `--against` another implementation, call by call in turn with ours.
+training step instead, `--attention` the ways to compute attention, `--first` a process from its
+start to its first sample, and `--against` another implementation, call by call in turn with ours.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ def make_parser() -> configs.Parser:
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
     add("--tokenizer", metavar="FILE", help="time the decoding to pixels too")
     add("--train", action="store_true", help="time the training step of a config instead")
+    add("--attention", action="store_true",
+        help="time ways to compute attention instead, at the sizes of this config")  # fmt: skip
+    add("--first", action="store_true",
+        help="time processes from start to first sample instead, cold and warm")  # fmt: skip
     add("--against", metavar="FILE.py:CALLABLE",
         help="also time this, which makes one batch (of the one --batch given)")  # fmt: skip
     add("--out", metavar="FILE.json", help="writes all figures")
@@ -140,10 +145,23 @@ def main(argv: list[str] | None = None) -> None:
     if args.out:
         ensure_writable(Path(args.out).parent)
     overrides = configs.split_overrides(rest)
+    if sum((args.train, args.attention, args.first)) > 1:
+        raise UserError("--train, --attention and --first are one at a time")
     if args.train:
         from gen.bench.training import bench_training
 
         found = bench_training(args.target, overrides, dtype=args.dtype, rounds=args.rounds)
+    elif args.attention:
+        from gen.bench.attention import bench_attention
+
+        generator = open_generator(args.target, overrides, args.dtype)
+        limits = {"rounds": args.rounds, "budget_s": args.budget_s}
+        found = bench_attention(generator, sizes=sizes_of(args.batch), **limits)
+    elif args.first:
+        from gen.bench.first import bench_first
+
+        how = {"guidance": args.guidance, "dtype": args.dtype}
+        found = bench_first(args.target, overrides, **how)
     else:
         found = bench_sampling(args, overrides)
     found |= {"command": ["python", "-m", "gen.bench", *(argv or sys.argv[1:])]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,5 +35,29 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         row = [cell(record[name], form) for _, name, form in COLUMNS]
         row[0] += " px" if record["pixels"] else ""
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return aligned(rows)
+
+
+def attention_table(records: Sequence[dict[str, Any]]) -> str:
+    """One row per record of `attention.measure`: milliseconds of each kind, `*` at the chosen."""
+    kinds = list(dict.fromkeys(kind for record in records for kind in record["seconds"]))
+    rows = [
+        ["rows", "queries", "slots", "heads", "channels", "dtype", "", *(f"{k} ms" for k in kinds)]
+    ]
+    for record in records:
+        heads = f"{record['H']}" + (f"/{record['K']}" if record["K"] != record["H"] else "")
+        sizes = [str(record[name]) for name in ("B", "S", "T")]
+        row = [*sizes, heads, str(record["E"]), record["dtype"]]
+        row.append("gradient" if record["gradient"] else "forward")
+        for kind in kinds:
+            taken = record["seconds"].get(kind)
+            mark = "*" if kind == record["chosen"] else " "
+            row.append(f"{1e3 * statistics.median(taken):.3f}{mark}" if taken else "- ")
+        rows.append(row)
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many texts, each column as wide as its widest."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(text.rjust(w) for text, w in zip(row, widths)) for row in rows)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gen.models import attention_kinds as kinds
 from gen.models import rope as rotary
 from gen.models.layers import dropout, linear
 from gen.sharding import constrain
@@ -43,8 +44,8 @@ def attend(
 ) -> jax.Array:
     """softmax(scale q k^T) v with logits and softmax in float32; the scale is 1 / sqrt(E).
 
-    Plain products, which every platform lowers and differentiates well: on CPUs the gradient is
-    two to three times as fast as that of `jax.nn.dot_product_attention`.
+    Plain products, which every platform lowers and differentiates well, unless `attention_kinds`
+    chooses another way for this platform and these sizes.
 
     Args:
       q_BSHE: queries; head h looks at key head h // (H / K).
@@ -57,12 +58,17 @@ def attend(
         `scaled_dot_product_attention`, whose `dropout_p` published recipes use).
       key: switches the dropout on.
     """
-    heads, head_dim = q_BSHE.shape[2:]
+    rows, queries, heads, head_dim = q_BSHE.shape
+    slots, kv_heads = k_BTKE.shape[1:3]
     scale = head_dim**-0.5 if scale is None else scale
-    if k_BTKE.shape[2] != heads:
-        repeats = heads // k_BTKE.shape[2]
-        k_BTKE, v_BTKE = (jnp.repeat(a, repeats, axis=2) for a in (k_BTKE, v_BTKE))
     mask = mask[None, None] if mask.ndim == 2 else mask[:, None]
+    dropped = bool(rate) and key is not None
+    sizes = (rows, queries, slots, heads, kv_heads, head_dim)
+    kind = kinds.choose(kinds.Case(*sizes, str(q_BSHE.dtype), dropped))
+    if kind != kinds.PLAIN:
+        return kinds.KINDS[kind].call(q_BSHE, k_BTKE, v_BTKE, jnp.asarray(mask), scale)
+    if kv_heads != heads:
+        k_BTKE, v_BTKE = (jnp.repeat(a, heads // kv_heads, axis=2) for a in (k_BTKE, v_BTKE))
     logits_BHST = jnp.einsum("bshe,bthe->bhst", q_BSHE, k_BTKE, preferred_element_type=jnp.float32)
     logits_BHST = logits_BHST * scale + jnp.where(mask, 0.0, HIDDEN)
     weights_BHST = dropout(jax.nn.softmax(logits_BHST, axis=-1), rate, key)
