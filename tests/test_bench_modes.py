@@ -59,11 +59,13 @@ def test_advice(monkeypatch):
     records = [record(64, xla=3.0, cudnn=1.0), record(65, xla=1.0, cudnn=1.0)]
     (line,) = attention.advise(records, "gpu")
     assert line == (
-        '("gpu", "bfloat16", "few"): fastest is cudnn, but xla is chosen, 2.00 times as fast'
+        '("gpu", "bfloat16", "few"): fastest is cudnn, 2.00 times as fast as xla, which is chosen'
     )
     monkeypatch.setitem(kinds.CHOICES, ("gpu", "bfloat16", "few"), "cudnn")
     (line,) = attention.advise([*records, record(66, xla=1.0, cudnn=1.0, flash=0.1)], "gpu")
     assert line.endswith("fastest is cudnn, which is chosen")
+    (line,) = attention.advise([record(64, xla=1.0)], "gpu")
+    assert line.endswith("fastest is xla, but cudnn is chosen, which could not be timed")
 
 
 def test_first_by_the_command(tmp_path, capsys, monkeypatch):

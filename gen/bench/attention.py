@@ -155,8 +155,11 @@ def advise(records: Sequence[dict[str, Any]], platform: str) -> list[str]:
             continue
         chosen = kinds.CHOICES.get((platform, dtype, count), kinds.PLAIN)
         best = min(total, key=total.get)
-        ratio = f", {total[chosen] / total[best]:.2f} times as fast" if chosen in total else ""
-        told = "which is chosen" if best == chosen else f"but {chosen} is chosen{ratio}"
+        told = "which is chosen"
+        if best != chosen and chosen not in total:
+            told = f"but {chosen} is chosen, which could not be timed"
+        elif best != chosen:
+            told = f"{total[chosen] / total[best]:.2f} times as fast as {chosen}, which is chosen"
         lines.append(f'("{platform}", "{dtype}", "{count}"): fastest is {best}, {told}')
     return lines
 
