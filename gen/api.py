@@ -7,7 +7,8 @@ Axes: B samples, P positions, V vocabulary, T caption slots, C caption channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gen import config as configs
-from gen import schema, sharding
-from gen.checks import Captions, check_condition, check_known, check_tokens
+from gen import sharding, streaming
+from gen.asked import ask
+from gen.checks import Captions, check_condition, check_tokens
 from gen.config import Config
-from gen.data.pipeline import padded_batches
 from gen.decoding import draws as drawing
-from gen.decoding.guidance import num_guided_steps
-from gen.decoding.tokens import token_sampling
 from gen.errors import UserError
 from gen.families import FAMILIES, Family
 from gen.families.base import count_parameters
 from gen.programs import Programs
+from gen.streaming import Moment
 
 
 class Generator:
@@ -137,6 +137,7 @@ class Generator:
         first: int = 0,
         draws: Any = None,
         keep_logits: bool = False,
+        keep_trace: bool = False,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
         **options: Any,
@@ -155,67 +156,69 @@ class Generator:
           first: number of the first sample: a set drawn in several calls is the set of one.
           draws: noise instead of the seed's, for one batch.
           keep_logits: also return what tokens were drawn from, after guidance.
+          keep_trace: also return what each step did (`gen.decoding.trace`).
           batch_size: rows decoded together.
           progress: called with the number of samples done after each batch.
           options: the family's own, such as `more_smooth=True`.
 
         Returns:
-          `tokens` (B, P[, C]), `latents` (B, H, W, C) if there are any, `logits` (B, P, V) if kept.
+          `tokens` (B, P[, C]), `latents` (B, H, W, C) if there are any, `logits` (B, P, V) if kept;
+          of a trace `trace_step` (N,), and `trace_` `positions`, `tokens`, `confidence` (B, N, R).
 
         Raises:
           UserError: a setting is out of range, unknown, or does not fit the model.
         """
-        sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
-        run, scale_N, chosen = self._sampler(guidance, guidance_interval, keep_logits, **options)
-        batch = check_condition(self.family.condition, num, labels, captions, first=first)
-        rows = len(next(iter(batch.values())))
-        batch |= self.family.prepare(rows, check_known(self.family.layout, known, rows), chosen)
-        batch_size = min(batch_size, rows) if draws is None else rows
-        weights, done = self._programs.weights(self.params), []
-        for rows_B, part in padded_batches(batch, batch_size):
-            noise = drawing.keyed(seed, first + rows_B) if draws is None else draws
-            part = sharding.put_batch(part, self.mesh)
-            done.append(run(weights, part, noise, scale_N, sampling))
-            if progress:
-                jax.block_until_ready(done[-1])
-                progress(min(int(rows_B[-1]) + 1, rows))
-        return {n: np.concatenate([np.asarray(d[n]) for d in done])[:rows] for n in done[0]}
+        asked = ask(
+            self.family, num=num, labels=labels, captions=captions, guidance=guidance,
+            guidance_interval=guidance_interval, temperature=temperature, top_k=top_k, top_p=top_p,
+            known=known, first=first, **options,
+        )  # fmt: skip
+        kept = {"keep_logits": keep_logits, "keep_trace": keep_trace}
+        run = self._programs.compiled("sample", **asked.static, **kept)
+        run = functools.partial(run, self._programs.weights(self.params))
+        size = min(batch_size, asked.rows) if draws is None else asked.rows
+        noise = _noise(seed, first, draws)
+        return streaming.at_once(run, asked, noise, size, self.mesh, progress)
 
-    def traced(
+    def stream(
         self,
         seed: int | jax.Array,
         *,
-        num: int,
-        captions: Captions | None = None,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        **options: Any,
+        every: int | None = 1,
+        first: int = 0,
+        draws: Any = None,
+        batch_size: int | None = None,
+        **settings: Any,
+    ) -> Iterator[Moment]:
+        """Generates samples and yields them in the making; the last are those of `draw`.
+
+        Args:
+          seed, first, draws: as for `draw`.
+          every: steps between two moments, at most; none: as many as are alike (a phase).
+          batch_size: not used, all samples are one batch; so all settings of a config can be given.
+          settings: the others of `draw`, from `num` to `known`, and the family's options.
+
+        Raises:
+          UserError: as `draw`, or for `every`; at once, and before anything is compiled.
+        """
+        asked = ask(self.family, first=first, **settings)
+        asked = asked._replace(batch=sharding.put_batch(asked.batch, self.mesh))
+        noise = _noise(seed, first, draws)(np.arange(asked.rows))
+        weights = self._programs.weights(self.params)
+        return streaming.stream(self.family, self._programs, weights, asked, noise, every)
+
+    def traced(
+        self, seed: int | jax.Array, *, num: int, keep_trace: bool = False, **settings: Any
     ) -> tuple[jax.stages.Traced, tuple]:
         """The program of `draw` for `num` samples at once (classes in turn), and its arguments:
         parameters, condition, noise, guidance scales and token sampling."""
-        sampling = token_sampling(temperature, top_k=top_k, top_p=top_p)
-        batch = check_condition(self.family.condition, num, None, captions)
-        run, scale_N, chosen = self._sampler(**options)
-        batch |= self.family.prepare(num, None, chosen)
-        noise = drawing.keyed(seed, np.arange(num))
-        weights = self._programs.weights(self.params)
-        arguments = (weights, sharding.put_batch(batch, self.mesh), noise, scale_N, sampling)
+        asked = ask(self.family, num=num, **settings)
+        kept = {"keep_logits": False, "keep_trace": keep_trace}
+        run = self._programs.compiled("sample", **asked.static, **kept)
+        batch = sharding.put_batch(asked.batch, self.mesh)
+        weights, noise = self._programs.weights(self.params), drawing.keyed(seed, np.arange(num))
+        arguments = (weights, batch, noise, asked.scale_N, asked.sampling)
         return run.trace(*arguments), arguments
-
-    def _sampler(
-        self,
-        guidance: float | None = None,
-        guidance_interval: int = -1,
-        keep_logits: bool = False,
-        **options: Any,
-    ) -> tuple[Callable, np.ndarray, Any]:
-        """The compiled sampler, the guidance scale of each step, the family's options."""
-        chosen = schema.build(self.family.Options, options, "options of sampling")
-        scale_N = self.family.scales(guidance, guidance_interval, chosen)
-        num_guided = num_guided_steps(scale_N)
-        static = {"num_guided": num_guided, "keep_logits": keep_logits, "options": chosen}
-        return self._programs.compiled("sample", **static), scale_N, chosen
 
     def from_data(self, data: np.ndarray) -> np.ndarray:
         """The model's tokens of data as datasets hold them (see `Family`)."""
@@ -224,6 +227,10 @@ class Generator:
     def to_data(self, tokens: np.ndarray) -> np.ndarray:
         """What tokens stand for in terms of the data; the tokens themselves where they are it."""
         return self._translated("to_data", check_tokens(self.family.layout, tokens))
+
+    def latents_to_data(self, latents: np.ndarray) -> np.ndarray:
+        """The same of `latents`, also unfinished ones, of a model that makes its own tokens."""
+        return self._translated("latents_to_data", latents)
 
     def save(self, folder: str | Path) -> None:
         """Writes the weights and the config as a checkpoint that `load` and `--init_from` take.
@@ -258,6 +265,11 @@ class Generator:
         batch = sharding.put_batch(condition | {"tokens": tokens}, self.mesh)
         noise = {} if rows_B is None else {"draws": drawing.keyed(0, rows_B)}
         return run(self._programs.weights(self.params), batch, np.full((len(tokens),), null), noise)
+
+
+def _noise(seed: int | jax.Array, first: int, draws: Any) -> Callable[[np.ndarray], Any]:
+    """From the numbers of rows to their noise."""
+    return lambda rows_B: drawing.keyed(seed, first + rows_B) if draws is None else draws
 
 
 def load(

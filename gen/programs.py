@@ -6,6 +6,7 @@ static.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from gen import sharding
+from gen.decoding.cached import Drawing
 from gen.families import Family
 from gen.families.base import abstract_model
 from gen.models.layers import converted
@@ -37,9 +39,9 @@ class Programs:
             # Of an array cut over several processes, none of them could read the whole.
             several = self._mesh is not None and jax.process_count() > 1
             whole = sharding.replicated(self._mesh) if several else None
-            body = {"sample": sample, "translate": translate, "teacher_forced": teacher_forced}
-            function = functools.partial(body[name], self._family, self._graphdef, **static)
-            self._compiled[key] = jax.jit(function, out_shardings=whole)
+            body, options = BODIES[name]
+            function = functools.partial(body, self._family, self._graphdef, **static)
+            self._compiled[key] = jax.jit(function, **options(whole))
         return self._compiled[key]
 
     def weights(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -52,15 +54,33 @@ class Programs:
         return self._converted[1]
 
 
-def sample(
-    family, graphdef, params, batch, draws, scale_N, sampling, *, num_guided, options, keep_logits
-):
+def sample(family, graphdef, params, batch, draws, scale_N, sampling, **static):
     """Traced body of `Generator.draw`."""
     model = nnx.merge(graphdef, params)
     return family.sample(
-        model, batch, draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling,
-        options=options, keep_logits=keep_logits,
+        model, batch, draws=draws, scale_N=scale_N, sampling=sampling, **static
     )  # fmt: skip
+
+
+def start(family, graphdef, params, batch, *, num_guided):
+    """Traced body of how `Generator.stream` begins; a carry of buffers of its own."""
+    held, carry = family.start(nnx.merge(graphdef, params), batch, num_guided=num_guided)
+    # What a program returns as it came is not copied, and a carry is donated.
+    return held, jax.tree.map(jnp.copy, carry)
+
+
+def fit(family, graphdef, carry, *, part):
+    """Traced body of what comes between parts of unequal room."""
+    return family.fit(carry, part)
+
+
+def advance(family, graphdef, carry, held, values, draws, scale_N, sampling, *, part, options):
+    """Traced body of a part of `Generator.stream`: the carry, the trace, and any latents so far."""
+    if not part.alone:
+        part = dataclasses.replace(part, values=values)
+    how = Drawing(part.guided, scale_N, sampling, draws, options)
+    carry, trace = family.advance(held, carry, part, how, keep_trace=True)
+    return carry, trace, family.finish(held, carry, part.last).get("latents")
 
 
 def translate(family, graphdef, params, rows, *, what):
@@ -73,3 +93,17 @@ def teacher_forced(family, graphdef, params, batch, drop_B, noise, *, what):
     condition = {name: batch[name] for name in family.condition_fields}
     model = nnx.merge(graphdef, params)
     return getattr(family, what)(model, batch["tokens"], condition, drop_B=drop_B, **noise)
+
+
+# Body, and options of `jax.jit` from where results must be whole in each process.
+BODIES = {
+    "sample": (sample, lambda whole: {"out_shardings": whole}),
+    "start": (start, lambda whole: {}),
+    "fit": (fit, lambda whole: {}),
+    "advance": (
+        advance,
+        lambda whole: {"out_shardings": (None, whole, whole), "donate_argnums": 0},
+    ),
+    "translate": (translate, lambda whole: {"out_shardings": whole}),
+    "teacher_forced": (teacher_forced, lambda whole: {"out_shardings": whole}),
+}

@@ -4,7 +4,8 @@ Axes: N samples, P positions.
 
 The settings default to what the run's config gives under `sample`. The `.npz` holds `tokens`
 (N, P), `labels` (N,) or `captions` (N,), and `settings` (JSON); the PNG is a labelled grid. With a
-tokenizer, pixels are decoded: the grid shows them, and each sample is a PNG of its own.
+tokenizer, pixels are decoded: the grid shows them, and each sample is a PNG of its own. `--animate`
+adds the grid as it fills in, OUT.gif, and `--trace` to the `.npz` what each step did.
 
 `--parts` is for many samples. OUT/ keeps each batch as it is done, the same command goes on from
 there, and at the end OUT.npz is made of them. With a tokenizer it also holds the pixels `arr_0`,
@@ -24,66 +25,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gen import distributed, pictures, runtime, schema, tokenizers
+from gen import animate, distributed, runtime, schema, tokenizers
 from gen.api import Generator, load
 from gen.config import Parser, SampleConfig
-from gen.errors import UserError, ensure_writable, exit_on_user_error, note
-from gen.layouts import Layout
+from gen.errors import UserError, ensure_writable, exit_on_user_error
 from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
+from gen.pictures.samples import save_samples
 from gen.prompts import Prompts, prompts_for
-
-# Frames in one row of strips: ten strips of the shortest videos, one of the longer ones.
-STRIP_FRAMES = 30
-
-
-def gray_images(tokens_NP: np.ndarray, layout: Layout) -> np.ndarray:
-    """Tokens of a grid as gray levels, where no pixels are at hand.
-
-    Returns:
-      uint8 `(N, H, W)`, or `(N, T, H, W)` of a grid of several frames.
-    """
-    frames, height, width = layout.shapes[0]
-    if layout.geometry != "grid":
-        raise UserError(f"only tokens of a grid can be shown as gray levels, not {layout}")
-    gray = pictures.tokens_to_gray(
-        tokens_NP, height=frames * height, width=width, vocab_size=layout.vocab_sizes[0]
-    )
-    return gray if frames == 1 else gray.reshape(-1, frames, height, width)
-
-
-def save_samples(
-    path: Path,
-    tokens_NP: np.ndarray,
-    *,
-    layout: Layout,
-    labels: list[str] | None,
-    title: str,
-    images: np.ndarray | None = None,
-) -> bool:
-    """Writes the labelled grid, ten to a row, so that class-balanced digits form columns.
-
-    `images` are the pixels, uint8 `(N, H, W, 3)`; without them tokens are shown as gray levels.
-    Of a grid of several frames, the PNG has strips of frames, and a GIF beside it moves. False,
-    and a note, where nothing can be shown.
-    """
-    if images is None and (layout.geometry != "grid" or layout.is_continuous):
-        note("no picture: latents, and tokens that are no grid, need --tokenizer FILE to be seen")
-        return False
-    if images is None:
-        images = gray_images(tokens_NP, layout)
-        if layout.vocab_sizes[0] > 256:
-            title += " (token ids as gray levels: pixels need the tokenizer)"
-    columns = min(10, len(images))
-    frames = layout.shapes[-1][0]
-    if frames == 1:
-        pictures.save_grid(path, images, labels=labels, columns=columns, title=title)
-        return True
-    gif = path.with_suffix(".gif")
-    pictures.save_gif(gif, images, labels=labels, columns=columns, title=title)
-    columns = max(1, STRIP_FRAMES // frames)
-    shown, labels = images[: 10 * columns], labels and labels[: 10 * columns]
-    pictures.save_strips(path, shown, labels=labels, columns=columns, title=title)
-    return True
 
 
 def open_tokenizer(path: str, generator: Generator) -> tuple[tokenizers.Tokenizer, tuple[int, ...]]:
@@ -165,6 +113,11 @@ def make_parser() -> Parser:
         help="tokens (N, P) to keep, -1 where one is to be made; not all models can")  # fmt: skip
     add("--seed", type=int, default=0)
     add("--out", default="samples", help="writes OUT.npz, OUT.png, and OUT/ for pixels")
+    add("--animate", action="store_true",
+        help="writes OUT.gif: how samples fill in (videos as strips of frames)")  # fmt: skip
+    add("--trace", action="store_true",
+        help="adds to OUT.npz what each step did: trace_step, trace_positions, trace_tokens and "
+        "trace_confidence")  # fmt: skip
     add("--parts", action="store_true",
         help="for many samples, on all devices: OUT/ keeps each batch, the same command goes on "
         "from there, and OUT.npz is made of them, with pixels as arr_0 for FID")  # fmt: skip
@@ -231,23 +184,30 @@ class Job:
         self, drawn: dict[str, np.ndarray], rows: slice = slice(None)
     ) -> dict[str, np.ndarray]:
         """What an `.npz` keeps of the samples of these numbers."""
-        kept = {n: array for n, array in drawn.items() if n == "tokens" or n.endswith("_steps")}
-        return kept | {name: array[rows] for name, array in self.prompts.record.items()}
+        names = [n for n in drawn if n == "tokens" or (self.args.trace and n.startswith("trace_"))]
+        records = {name: array[rows] for name, array in self.prompts.record.items()}
+        return {name: drawn[name] for name in names} | records
 
     def images(self, drawn: dict[str, np.ndarray]) -> np.ndarray:
-        """Pixels of what was drawn on a mesh, so many at a time on each device."""
-        return to_pixels(drawn, *self.pixels, batch_size=16 * self.generator.mesh.size)
+        """Pixels of what was drawn, so many at a time on each device."""
+        devices = self.generator.mesh.size if self.generator.mesh else 1
+        return to_pixels(drawn, *self.pixels, batch_size=16 * devices)
+
+    @property
+    def title(self) -> str:
+        """What pictures are headed."""
+        guidance, temperature = self.settings["guidance"], self.settings["temperature"]
+        return f"guidance {guidance}, temperature {temperature:g}"
 
     def show(self, tokens_NP: np.ndarray, images: np.ndarray | None) -> None:
         """Writes the picture of the first samples, and tells where all are."""
         picture = self.out.with_name(self.out.name + ".png")
-        guidance, temperature = self.settings["guidance"], self.settings["temperature"]
         shown = save_samples(
             picture,
             self.generator.to_data(tokens_NP),
             layout=self.generator.family.data_layout,
             labels=self.prompts.names[: len(tokens_NP)],
-            title=f"guidance {guidance}, temperature {temperature:g}",
+            title=self.title,
             images=images,
         )
         each = f", each as a PNG in {self.out}" if self.pixels and not self.args.parts else ""
@@ -259,16 +219,22 @@ def sample_at_once(job: Job) -> None:
     """Samples in memory, on one device."""
     # The delay keeps a bar that never moved out of the way of an error message.
     with tqdm(total=job.num, unit="sample", desc="sampling", delay=0.5) as bar:
-        drawn = job.generator.draw(
-            job.args.seed,
-            **job.prompts.arguments(np.arange(job.num)),
-            progress=lambda done: bar.update(done - bar.n),
-            **job.settings,
-        )
+        if job.args.animate:
+            drawn, frames = animate.draw(job, bar.update)
+        else:
+            drawn = job.generator.draw(
+                job.args.seed,
+                **job.prompts.arguments(np.arange(job.num)),
+                progress=lambda done: bar.update(done - bar.n),
+                keep_trace=job.args.trace,
+                **job.settings,
+            )
     record = json.dumps({"run": job.args.run, "seed": job.args.seed, **job.settings})
     np.savez(job.file, **job.arrays(drawn), settings=record)
     images = save_pixels(job.out, drawn, *job.pixels, keep=100) if job.pixels else None
     job.show(drawn["tokens"][:100], images)
+    if job.args.animate:
+        animate.save(job, frames, images)
 
 
 @exit_on_user_error
@@ -278,6 +244,8 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.distributed != "off" and not args.parts:
         raise UserError("--distributed is for --parts, which several processes share")
+    if args.parts and (args.animate or args.trace):
+        raise UserError("--animate and --trace are for samples made at once: leave out --parts")
     distributed.start(args.distributed)
     out, mesh = Path(args.out), local_mesh() if args.parts else None
     with distributed.together("its checks"):
@@ -291,6 +259,8 @@ def main(argv: list[str] | None = None) -> None:
             check_batch(settings["batch_size"], mesh)
         prompts = prompts_for(args, generator.family)
         pixels = open_tokenizer(args.tokenizer, generator) if args.tokenizer else None
+        if args.animate and not pixels:
+            animate.check(generator.family)
     job = Job(args, out, generator, settings, prompts, pixels)
     sample_in_parts(job) if args.parts else sample_at_once(job)
 

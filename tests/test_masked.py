@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from gen.decoding import draws as drawing
+from gen.decoding import trace
 from gen.decoding.mask_schedule import MaskOptions, mask_lengths, mask_ratio
 from gen.families.base import abstract_model
 from gen.families.masked import Masked
@@ -35,6 +36,11 @@ def partly_known(rows, seed=0):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, 11, (rows, 12))
     return np.where(rng.uniform(size=(rows, 12)) < np.linspace(0, 1, rows)[:, None], tokens, -1)
+
+
+def fed(drawn, start_BP):
+    """The canvas that each step was fed, `(B, N, P)`."""
+    return trace.canvases(start_BP, drawn["trace_positions"], drawn["trace_tokens"])[:, :-1]
 
 
 # Schedules
@@ -107,9 +113,10 @@ def test_decoding_step_by_step(generator):
     }
     drawn = generator.draw(
         0, labels=labels, known=known_BP, guidance=2.5, guidance_interval=1, temperature=0.7,
-        top_k=5, draws=drawing.RecordedDraws(noise), num_steps=7, start_step=1, keep_steps=True,
+        top_k=5, draws=drawing.RecordedDraws(noise), num_steps=7, start_step=1, keep_trace=True,
         choice_temperature=0.5, keep_logits=True,
     )  # fmt: skip
+    fed_BNP = fed(drawn, known_BP)
     graphdef = nnx.split(abstract_model(family))[0]
 
     @jax.jit
@@ -122,16 +129,18 @@ def test_decoding_step_by_step(generator):
     canvas_BP, kept_BPV = known_BP, np.zeros((6, 12, 11))
     for number, scale in enumerate(scale_N):
         step, unknown_BP = number + 1, canvas_BP == -1
-        np.testing.assert_array_equal(drawn["fed_steps"][:, number], canvas_BP)
+        np.testing.assert_array_equal(fed_BNP[:, number], canvas_BP)
         cond, null = (forward(generator.params, canvas_BP, np.full(6, d)) for d in (False, True))
         logits_BPV = np.asarray(null + scale * (cond - null))
         kept_BPV = np.where(unknown_BP[..., None], logits_BPV, kept_BPV)
         least = np.sort(logits_BPV, axis=-1)[..., -5, None]
         noisy_BPV = np.where(logits_BPV < least, -np.inf, logits_BPV / 0.7 + noise["token"][step])
         tokens_BP = np.where(unknown_BP, noisy_BPV.argmax(axis=-1), canvas_BP)
-        np.testing.assert_array_equal(drawn["token_steps"][:, number], tokens_BP)
+        np.testing.assert_array_equal(drawn["trace_tokens"][:, number], tokens_BP)
         log_p_BPV = np.asarray(jax.nn.log_softmax(logits_BPV))
         sure_BP = np.take_along_axis(log_p_BPV, tokens_BP[..., None], axis=-1)[..., 0]
+        chance_BP = np.where(unknown_BP, np.exp(sure_BP), np.nan)
+        np.testing.assert_allclose(drawn["trace_confidence"][:, number], chance_BP, atol=1e-5)
         sure_BP = sure_BP + 0.5 * (1 - (step + 1) / 7) * noise["confidence"][step]
         canvas_BP = tokens_BP.copy()
         for row in range(6):
@@ -170,10 +179,10 @@ def test_a_box_is_made_anew_for_another_class(generator):
     box[1:, 1:3] = True
     known_BP = np.where(box.ravel(), -1, picture_BP)
     settings = {"known": known_BP, "num_steps": 12, "start_step": 2}
-    settings |= {"keep_steps": True, "keep_logits": True}
+    settings |= {"keep_trace": True, "keep_logits": True}
     four, two = (generator.draw(1, labels=[label] * 3, **settings) for label in (4, 2))
     np.testing.assert_array_equal(four["tokens"][:, ~box.ravel()], picture_BP[:, ~box.ravel()])
-    assert four["fed_steps"].shape == (3, 10, 12)
+    assert four["trace_tokens"].shape == (3, 10, 12)
     assert np.abs(four["logits"] - two["logits"])[:, box.ravel()].max() > 1e-2
     assert (four["logits"][:, ~box.ravel()] == 0).all()
 
@@ -192,9 +201,10 @@ def test_order_of_what_stays(generator):
     params["positions"][1] *= 0
     params["positions"][1:4] += 3.0  # some positions are unlike the others
     sure = type(generator)(generator.config, params)
-    settings = {"labels": [1] * 600, "num_steps": 2, "keep_steps": True, "batch_size": 600}
-    by_choice = sure.draw(0, choice_temperature=0.0, **settings)["fed_steps"][:, 1] == -1
-    at_random = sure.draw(0, order="random", **settings)["fed_steps"][:, 1] == -1
+    settings = {"labels": [1] * 600, "num_steps": 2, "keep_trace": True, "batch_size": 600}
+    start_BP = np.full((600, 12), -1)
+    by_choice = fed(sure.draw(0, choice_temperature=0.0, **settings), start_BP)[:, 1] == -1
+    at_random = fed(sure.draw(0, order="random", **settings), start_BP)[:, 1] == -1
     length = mask_lengths(np.array([12]), MaskOptions(num_steps=2))[0, 0]
     assert (by_choice.sum(axis=1) == length).all() and (at_random.sum(axis=1) == length).all()
     error = math.sqrt(length / 12 * (1 - length / 12) / 600)

@@ -7,7 +7,7 @@ from PIL import Image
 from gen import layouts
 from gen.errors import UserError
 from gen.pictures import save_gif, save_grid, save_strips
-from gen.sample import gray_images, save_samples
+from gen.pictures.samples import gray_images, save_samples
 
 MARGIN, GAP, LABEL = 16, 8, 20
 
@@ -44,6 +44,12 @@ def test_each_frame_is_the_grid_of_that_frame(tmp_path, options):
         np.testing.assert_array_equal(frames[t], load(tmp_path / "grid.png"))
     with Image.open(tmp_path / "new" / "movie.gif") as movie:
         assert movie.info["loop"] == 0, "it repeats without end"
+
+
+def test_the_last_frame_may_stay(tmp_path):
+    save_gif(tmp_path / "movie.gif", gray_levels(3, 2, 3, 4, 4), fps=10, pause=1.5)
+    _, seconds = load_frames(tmp_path / "movie.gif")
+    assert seconds == [0.1, 0.1, 1.6]
 
 
 def test_forms_of_videos(tmp_path):

@@ -140,7 +140,7 @@ CASES = {
     "captions": (TEXT, lambda folder: ["--captions", encoded(folder / "set")]),
     "known": (
         tiny.masked(),
-        lambda folder: ["--known", known_tokens(folder), "--option", "keep_steps=true"],
+        lambda folder: ["--known", known_tokens(folder), "--option", "order=random"],
     ),
 }
 

@@ -11,6 +11,8 @@ import gen
 from gen import sample, tokenizers
 from gen.tokenizers import MSVQTokenizer
 from tests import tiny
+from tests.test_animate import cells_of
+from tests.test_movies import load_frames
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,20 @@ def test_options_and_latents(scales, tmp_path, capsys):
     assert np.abs(images.astype(int) - pixels).max() <= 1
     hard = tokenizer.to_uint8(tokenizer.decode(tokens)).astype(int)
     assert np.abs(images - hard).max() > 2
+
+
+def test_a_gif_shows_the_pixels_of_latents_so_far(scales, tmp_path):
+    folder, tokenizer = scales
+    drawn(folder, tmp_path / "x", "--animate")
+    frames, _ = load_frames(tmp_path / "x.gif")
+    moments = list(gen.load(folder / "model").stream(0, num=5))
+    assert len(frames) == 1 + len(moments)
+    for frame, moment in zip(frames[1:], moments):
+        pixels = tokenizer.to_uint8(tokenizer.decode_latents(moment.latents)).astype(int)
+        for index in (0, 4):
+            found = cells_of(frame[None], index, *pixels.shape[1:3])[0]
+            # A GIF has 256 colours.
+            assert np.abs(found - pixels[index]).mean() < 12
 
 
 @pytest.mark.parametrize(

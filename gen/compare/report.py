@@ -17,7 +17,7 @@ from gen.errors import note
 from gen.inputs import class_names
 from gen.layouts import Layout
 from gen.pictures.panels import Panel, save_panels
-from gen.sample import gray_images
+from gen.pictures.samples import gray_images
 
 NONE = "-"
 

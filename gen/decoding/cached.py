@@ -6,6 +6,8 @@ W slots fed in one step, R positions sampled in one step, T slots of the cache, 
 A Python loop over phases, each one `lax.scan`: few programs to compile, static shapes
 throughout. The loop knows steps, masks and caches; what a slot holds, what is drawn from hidden
 states and where it goes is the family's.
+
+`Family.sample` puts it together of a beginning and parts, which may also be programs of their own.
 """
 
 from __future__ import annotations
@@ -18,18 +20,21 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from gen.decoding import guidance, tokens
+from gen.decoding import guidance, tokens, trace
+from gen.decoding.parts import Part, pieces
 from gen.decoding.plan import Now, Phase, Plan
+from gen.decoding.trace import Trace
 from gen.layouts import Layout
 from gen.models import backbone, conditioning
+from gen.models.attention import LayerCache
 from gen.models.linear import NARROW_ROWS, flip
 
 
 class Drawing(NamedTuple):
     """How a step draws what it samples.
 
-    `guided` says whether rows are [conditional; null], `scale` is the step's guidance scale,
-    `draws` where noise comes from and `options` the family's own.
+    `guided` says whether rows are [conditional; null], `scale` is the step's guidance scale (of a
+    part, `(N,)`), `draws` where noise comes from and `options` the family's own.
     """
 
     guided: bool
@@ -50,6 +55,23 @@ class Sampled(NamedTuple):
     how: Drawing
     logits_BRV: jax.Array | None = None
     filtered_BRV: jax.Array | None = None
+
+
+class Held(NamedTuple):
+    """What all steps read, made once: `blocks` are unstacked, `modulations` theirs."""
+
+    model: nnx.Module
+    blocks: list[nnx.Module]
+    prompt: conditioning.Prompt
+    modulations: list[Any]
+
+
+class Carry(NamedTuple):
+    """What steps hand on; `logits_BPV` where they are kept."""
+
+    caches: list[LayerCache]
+    state: Any
+    logits_BPV: jax.Array | None
 
 
 class Sequential(Protocol):
@@ -109,65 +131,74 @@ def with_validity(mask_WT: jax.Array, slots_W: jax.Array, valid_QT: jax.Array | 
     return (mask_WT & valid_QT[:, None, :]) | own_WT
 
 
-def sample(
+def cut(plan: Plan, num_guided: int, every: int | None = None) -> list[Part]:
+    """The phases, guided and not, as parts of at most `every` steps; none: each whole."""
+    parts = []
+    for phase in plan.phases_cut_at(num_guided):
+        # Alone, a step keeps its arrays as constants, and a family may build shapes on them.
+        alone = phase.num_steps == 1
+        parts += [
+            Part(
+                guided=phase.first_step < num_guided,
+                slots=phase.cache_length,
+                kind=(phase.contiguous, phase.first_step if alone else None),
+                alone=alone,
+                first=phase.first_step + start,
+                values=_per_step(plan, phase.part(start, stop)),
+                scope=phase.scope,
+            )
+            for start, stop in pieces(phase.num_steps, every)
+        ]
+    return parts
+
+
+def begin(
     family: Sequential,
     model: nnx.Module,
     condition: dict[str, jax.Array],
     *,
-    draws: Any,
-    scale_N: jax.Array,
     num_guided: int,
-    sampling: tokens.TokenSampling,
-    options: Any = None,
     keep_logits: bool = False,
-) -> tuple[Any, jax.Array | None]:
-    """Decodes a batch from nothing.
+) -> tuple[Held, Carry]:
+    """What all parts read, and what the first is handed.
 
     Args:
       family: plan, inputs, predictions and commits.
-      model: the family's module, in the dtype to compute in.
+      model: the family's module, in the dtype to compute in; it may be changed.
       condition: `label` (B,), or `caption` and `caption_valid`.
-      draws: noise, see `gen.decoding.draws`.
-      scale_N: guidance scale of each step; may be traced.
       num_guided: steps up to the last guided one (static); later steps run one branch.
-      sampling: temperature and filters.
-      options: the family's own, handed to its `commit` (static).
-      keep_logits: also return what each token was drawn from, after guidance.
-
-    Returns:
-      The family's state after the last step, its `tokens` int32 of the family's layout, and
-      float32 logits `(B, P, V)` if asked for.
+      keep_logits: make room for what each token is drawn from.
     """
     batch = next(iter(condition.values())).shape[0]
-    drop_Q = None
+    rows, drop_Q = batch, None
     if num_guided:
+        rows = 2 * batch
         condition, drop_Q = conditioning.with_null(condition)
     phases = family.plan.phases_cut_at(num_guided)
-    blocks = _laid_out(model, phases, 2 * batch if num_guided else batch)
+    blocks = _laid_out(model, phases, rows)
     prompt = model.condition(condition, drop_Q)
     # What a condition makes of each block is the same at every step.
     modulations = [block.modulate(prompt.cond) for block in blocks]
-    caches, state, logits_BPV = None, family.begin(model, batch), None
-    for phase in phases:
-        guided = phase.first_step < num_guided
-        rows = 2 * batch if guided else batch
-        if caches is None:
-            caches = model.backbone.empty_cache(rows, phase.cache_length)
-        # The null half ends with the last guided step.
-        prompt, caches, modulations = jax.tree.map(
-            lambda a, n=rows: a[:n], (prompt, caches, modulations)
-        )
-        caches = backbone.grow(caches, phase.cache_length)
-        stop = phase.first_step + phase.num_steps
-        with jax.named_scope(phase.scope):
-            caches, state, logits_NBRV = _run_phase(
-                family, model, list(zip(blocks, modulations)), phase, prompt, caches, state,
-                draws=draws, scale_N=scale_N[phase.first_step : stop], guided=guided,
-                sampling=sampling, options=options, keep_logits=keep_logits,
-            )  # fmt: skip
-        if keep_logits:
-            logits_BPV = _scatter(logits_BPV, logits_NBRV, phase, family.layout.num_positions)
-    return state, logits_BPV
+    caches = model.backbone.empty_cache(rows, phases[0].cache_length)
+    logits_BPV = None
+    if keep_logits:
+        shape = (batch, family.layout.num_positions, family.layout.vocab_sizes[0])
+        logits_BPV = jnp.zeros(shape)
+    carry = Carry(caches, family.begin(model, batch), logits_BPV)
+    return Held(model, blocks, prompt, modulations), carry
+
+
+def fit(carry: Carry, part: Part) -> Carry:
+    """The same with as many rows and slots of the caches as a part needs."""
+    rows = _rows(carry, part)
+    caches = jax.tree.map(lambda a: a[:rows], carry.caches)
+    return carry._replace(caches=backbone.grow(caches, part.slots))
+
+
+def _rows(carry: Carry, part: Part) -> int:
+    """Q: the null half ends with the last guided step."""
+    batch = carry.state.tokens.shape[0]
+    return 2 * batch if part.guided else batch
 
 
 def _laid_out(model: nnx.Module, phases: list[Phase], rows: int) -> list[nnx.Module]:
@@ -180,18 +211,74 @@ def _laid_out(model: nnx.Module, phases: list[Phase], rows: int) -> list[nnx.Mod
     return blocks
 
 
+def advance(
+    family: Sequential,
+    held: Held,
+    carry: Carry,
+    part: Part,
+    how: Drawing,
+    *,
+    keep_trace: bool = False,
+) -> tuple[Carry, Trace | None]:
+    """All steps of a part, of a carry that fits it.
+
+    Args:
+      family: plan, inputs, predictions and commits.
+      held, carry: from `begin`; the carry from the part before.
+      part: of `cut`.
+      how: noise, filters, options, and the guidance scale of each step of the part.
+      keep_trace: also return what the steps did.
+    """
+    rows, (contiguous, _) = _rows(carry, part), part.kind
+    prompt, modulations = jax.tree.map(lambda a: a[:rows], (held.prompt, held.modulations))
+    blocks, plan = list(zip(held.blocks, modulations)), family.plan
+
+    def one_step(caches_state: tuple, values: dict[str, Any]) -> tuple[tuple, tuple]:
+        caches, state = caches_state
+        now = Now(*(values[name] for name in Now._fields))
+        hidden, caches = backbone.step(
+            blocks,
+            family.inputs_at(held.model, state, prompt, now),
+            caches,
+            mask=with_validity(jnp.asarray(values["mask_WT"]), now.feed_W, prompt.valid_BT),
+            slots_S=now.feed_W,
+            contiguous=contiguous,
+            rope=values.get("rope_W2C"),
+            taps=plan.taps,
+        )
+        drawing = how._replace(scale=values["scale"])
+        sampled = family.draw_at(held.model, hidden, prompt, now, drawing)
+        state = family.commit(held.model, state, sampled, now)
+        kept = None if carry.logits_BPV is None else sampled.logits_BRV
+        drawn_BR, logits_BRV = sampled.tokens_BR, sampled.logits_BRV
+        made = (drawn_BR, trace.chance(logits_BRV, drawn_BR)) if keep_trace else None
+        return (caches, state), (kept, made)
+
+    values, before = part.values | {"scale": how.scale}, (carry.caches, carry.state)
+    if part.alone:
+        values = {name: array[0] for name, array in values.items()} | {"index": part.first}
+        after, made = one_step(before, values)
+        made = jax.tree.map(lambda a: a[None], made)
+    else:
+        after, made = jax.lax.scan(one_step, before, jax.tree.map(jnp.asarray, values))
+    (logits_NBRV, traced), target_NR = made, part.values["target_R"]
+    logits_BPV = carry.logits_BPV
+    if logits_BPV is not None:
+        logits_BPV = _scatter(logits_BPV, logits_NBRV, target_NR)
+    if traced:
+        traced = trace.placed(target_NR, *traced, family.layout.num_positions)
+    return Carry(*after, logits_BPV), traced
+
+
 def _scatter(
-    all_BPV: jax.Array | None, logits_NBRV: jax.Array, phase: Phase, num_positions: int
+    all_BPV: jax.Array, logits_NBRV: jax.Array, target_NR: jax.Array | np.ndarray
 ) -> jax.Array:
-    """Puts the logits of a phase where their targets are; padding targets are dropped."""
-    _, batch, _, vocab = logits_NBRV.shape
-    if all_BPV is None:
-        all_BPV = jnp.zeros((batch, num_positions, vocab), logits_NBRV.dtype)
+    """Puts the logits of some steps where their targets are; padding targets are dropped."""
     rows_BTV = rearrange(logits_NBRV, "n b r v -> b (n r) v")
-    return all_BPV.at[:, phase.target_NR.reshape(-1)].set(rows_BTV, mode="drop")
+    return all_BPV.at[:, target_NR.reshape(-1)].set(rows_BTV, mode="drop")
 
 
-def _per_step(plan: Plan, phase: Phase, scale_N: jax.Array) -> dict[str, Any]:
+def _per_step(plan: Plan, phase: Phase) -> dict[str, Any]:
     """What differs from step to step of a phase, each with the steps in front."""
     values = {
         "feed_W": phase.feed_NW,
@@ -199,55 +286,7 @@ def _per_step(plan: Plan, phase: Phase, scale_N: jax.Array) -> dict[str, Any]:
         "target_R": phase.target_NR,
         "index": phase.first_step + np.arange(phase.num_steps, dtype=np.int32),
         "mask_WT": plan.mask_rows(phase.feed_NW, phase.cache_length),
-        "scale": scale_N,
     }
     if plan.rope_S2C is not None:
         values["rope_W2C"] = plan.rope_S2C[phase.feed_NW]
     return values
-
-
-def _run_phase(
-    family: Sequential,
-    model: nnx.Module,
-    blocks: list[tuple[nnx.Module, Any]],
-    phase: Phase,
-    prompt: conditioning.Prompt,
-    caches: list,
-    state: Any,
-    *,
-    draws: Any,
-    scale_N: jax.Array,
-    guided: bool,
-    sampling: tokens.TokenSampling,
-    options: Any,
-    keep_logits: bool,
-) -> tuple[list, Any, jax.Array | None]:
-    """All steps of one phase; returns the caches, the family's state and any logits kept."""
-    plan, per_step = family.plan, _per_step(family.plan, phase, scale_N)
-
-    def one_step(carry: tuple, values: dict[str, Any]) -> tuple[tuple, jax.Array | None]:
-        caches, state = carry
-        now = Now(*(values[name] for name in Now._fields))
-        hidden, caches = backbone.step(
-            blocks,
-            family.inputs_at(model, state, prompt, now),
-            caches,
-            mask=with_validity(jnp.asarray(values["mask_WT"]), now.feed_W, prompt.valid_BT),
-            slots_S=now.feed_W,
-            contiguous=phase.contiguous,
-            rope=values.get("rope_W2C"),
-            taps=plan.taps,
-        )
-        how = Drawing(guided, values["scale"], sampling, draws, options)
-        sampled = family.draw_at(model, hidden, prompt, now, how)
-        state = family.commit(model, state, sampled, now)
-        return (caches, state), sampled.logits_BRV if keep_logits else None
-
-    if phase.num_steps == 1:
-        # Alone, a step keeps its arrays as constants, and a family may build shapes on them.
-        alone = {name: array[0] for name, array in per_step.items()} | {"index": phase.first_step}
-        (caches, state), logits_BRV = one_step((caches, state), alone)
-        return caches, state, logits_BRV[None] if keep_logits else None
-    per_step = jax.tree.map(jnp.asarray, per_step)
-    (caches, state), logits_NBRV = jax.lax.scan(one_step, (caches, state), per_step)
-    return caches, state, logits_NBRV

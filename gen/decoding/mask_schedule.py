@@ -28,7 +28,6 @@ class MaskOptions:
       choice_temperature: noise on the confidence at the start; it falls to 0 in the end.
       start_step: steps left out at the start, for editing what is known (2 of 12, as published).
       schedule_dtype: `float32` or `float64`, see `mask_lengths`.
-      keep_steps: also return `fed_steps` and `token_steps`, int32 `(B, N, P)`.
     """
 
     num_steps: int = 16
@@ -37,7 +36,6 @@ class MaskOptions:
     choice_temperature: float = 4.5
     start_step: int = 0
     schedule_dtype: str = "float32"
-    keep_steps: bool = False
 
     def __post_init__(self) -> None:
         check_schedule(self.schedule)

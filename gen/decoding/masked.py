@@ -8,6 +8,7 @@ position, and masks some of them again. How many is known before the first step:
 out on the host, per sample, and reach the program as values. So one program serves whatever is
 known in advance, and no sample depends on its batch. There is no cache. The loop knows steps,
 branches and the canvas; what goes in, what is drawn and what is masked again is the family's.
+`Family.sample` puts it together of a beginning and parts, as it does the cached one.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
-from gen.decoding import guidance, tokens
+from gen.decoding import guidance, tokens, trace
 from gen.decoding.cached import Drawing
+from gen.decoding.mask_schedule import MaskOptions
+from gen.decoding.parts import Part, pieces
+from gen.decoding.trace import Trace
 from gen.layouts import Layout
 from gen.models import conditioning
 
-MASKED = -1
+MASKED = trace.UNKNOWN
 
 
 class Now(NamedTuple):
@@ -50,6 +54,21 @@ class Canvas:
 
     canvas_BP: jax.Array
     tokens_BP: jax.Array
+
+
+class Held(NamedTuple):
+    """What all steps read, made once."""
+
+    model: nnx.Module
+    prompt: conditioning.Prompt
+    lengths_NB: jax.Array
+
+
+class Carry(NamedTuple):
+    """What steps hand on; `logits_BPV` where they are kept, 0 where a token was known."""
+
+    state: Canvas
+    logits_BPV: jax.Array | None
 
 
 class Refining(Protocol):
@@ -97,65 +116,84 @@ def least_sure(canvas_BP: jax.Array, confidence_BP: jax.Array, length_B: jax.Arr
     return confidence_BP < jnp.take_along_axis(ranked_BP, length_B[:, None], axis=1)
 
 
-def refine(
+def cut(options: MaskOptions, num_guided: int, every: int | None = None) -> list[Part]:
+    """The guided steps, then the others, as parts of at most `every`; none: each whole."""
+    index_N = np.arange(options.start_step, options.num_steps, dtype=np.int32)
+    values = {
+        "step": np.arange(len(index_N), dtype=np.int32),
+        "index": index_N,
+        "progress": (index_N + 1).astype(np.float32) / np.float32(options.num_steps),
+    }
+    return [
+        Part(
+            guided=first < num_guided,
+            slots=0,
+            kind=None,
+            alone=False,
+            first=first + start,
+            values={name: array[first + start : first + stop] for name, array in values.items()},
+            scope=f"phase_{first}",
+        )
+        for first, count in ((0, num_guided), (num_guided, len(index_N) - num_guided))
+        for start, stop in pieces(count, every)
+    ]
+
+
+def begin(
     family: Refining,
     model: nnx.Module,
     batch: dict[str, jax.Array],
     condition: dict[str, jax.Array],
     *,
-    draws: Any,
-    scale_N: jax.Array,
     num_guided: int,
-    sampling: tokens.TokenSampling,
-    options: Any,
     keep_logits: bool = False,
-) -> dict[str, jax.Array]:
-    """Decodes a batch; a scan over the guided steps, then one over the others.
+) -> tuple[Held, Carry]:
+    """What all parts read, and what the first is handed.
 
     Args:
       family: inputs, draws and masks.
       model: the family's module, in the dtype to compute in.
       batch: what the family's `begin` takes, and `mask_lengths` `(B, N)`.
       condition: `label` (B,), or `caption` and `caption_valid`.
-      draws: noise, see `gen.decoding.draws`.
-      scale_N: guidance scale of each step; may be traced.
       num_guided: steps up to the last guided one (static); later steps run one branch.
-      sampling: temperature and filters.
-      options: the family's own, with `num_steps` and `start_step` (static).
-      keep_logits: also return what each token was drawn from, after guidance.
-
-    Returns:
-      `tokens` `(B, P)`; `fed_steps` and `token_steps` `(B, N, P)`, the canvas and the tokens of
-      each step; and `logits` float32 `(B, P, V)` if asked for, 0 where the token was known.
+      keep_logits: make room for what each token is drawn from.
     """
-    lengths_NB = batch["mask_lengths"].T
-    count, rows = lengths_NB.shape
     drop_Q = None
     if num_guided:
         condition, drop_Q = conditioning.with_null(condition)
     prompt = model.condition(condition, drop_Q)
-    index_N = np.arange(options.start_step, options.num_steps, dtype=np.int32)
-    progress_N = (index_N + 1).astype(np.float32) / np.float32(options.num_steps)
-    steps = Now(jnp.asarray(index_N), jnp.asarray(progress_N), lengths_NB), jnp.asarray(scale_N)
-    state, logits_BPV, parts = family.begin(model, batch), None, []
+    state, logits_BPV = family.begin(model, batch), None
     if keep_logits:
         logits_BPV = jnp.zeros((*state.canvas_BP.shape, family.layout.vocab_sizes[0]))
-    for start, stop in ((0, num_guided), (num_guided, count)):
-        if start == stop:
-            continue
-        guided = start < num_guided
-        how = Drawing(guided, None, sampling, draws, options)
-        # The null half ends with the last guided step.
-        own = jax.tree.map(lambda a, n=2 * rows if guided else rows: a[:n], prompt)
-        (state, logits_BPV), made = jax.lax.scan(
-            functools.partial(_one_step, family, model, own, how),
-            (state, logits_BPV),
-            jax.tree.map(lambda a, s=start, e=stop: a[s:e], steps),
-        )
-        parts.append(made)
-    fed_BNP, token_BNP = (jnp.concatenate(a).swapaxes(0, 1) for a in zip(*parts, strict=True))
-    found = {"tokens": state.tokens_BP, "fed_steps": fed_BNP, "token_steps": token_BNP}
-    return found | ({"logits": logits_BPV} if keep_logits else {})
+    return Held(model, prompt, batch["mask_lengths"].T), Carry(state, logits_BPV)
+
+
+def advance(
+    family: Refining,
+    held: Held,
+    carry: Carry,
+    part: Part,
+    how: Drawing,
+    *,
+    keep_trace: bool = False,
+) -> tuple[Carry, Trace | None]:
+    """All steps of a part, one scan.
+
+    Args:
+      family: inputs, draws and masks.
+      held, carry: from `begin`; the carry from the part before.
+      part: of `cut`.
+      how: noise, filters, options, and the guidance scale of each step of the part.
+      keep_trace: also return what the steps did.
+    """
+    rows = held.lengths_NB.shape[1]
+    # The null half ends with the last guided step.
+    prompt = jax.tree.map(lambda a: a[: 2 * rows if part.guided else rows], held.prompt)
+    values = jax.tree.map(jnp.asarray, part.values)
+    now = Now(values["index"], values["progress"], held.lengths_NB[values["step"]])
+    one_step = functools.partial(_one_step, family, held.model, prompt, how, keep_trace)
+    carry, traced = jax.lax.scan(one_step, carry, (now, jnp.asarray(how.scale)))
+    return carry, traced and trace.rows_first(traced)
 
 
 def _one_step(
@@ -163,20 +201,28 @@ def _one_step(
     model: nnx.Module,
     prompt: conditioning.Prompt,
     how: Drawing,
-    carry: tuple[Any, jax.Array | None],
+    keep_trace: bool,
+    carry: Carry,
     values: tuple[Now, jax.Array],
-) -> tuple[tuple, tuple]:
-    """The state after a step with any logits kept, and what the step was fed and made."""
+) -> tuple[Carry, Trace | None]:
+    """The state after a step with any logits kept, and what it drew, if asked for."""
     (state, kept_BPV), (now, scale) = carry, values
     how, fed_BP = how._replace(scale=scale), state.canvas_BP
     logits_BPV, state = family.logits_at(model, state, prompt, now)
     if how.guided:
         cond_BPV, null_BPV = jnp.split(logits_BPV, 2)
         logits_BPV = guidance.guide(cond_BPV, null_BPV, scale)
+    masked_BP = fed_BP == MASKED
     if kept_BPV is not None:
-        kept_BPV = jnp.where((fed_BP == MASKED)[..., None], logits_BPV, kept_BPV)
+        kept_BPV = jnp.where(masked_BP[..., None], logits_BPV, kept_BPV)
     drawn_BP, confidence_BP = family.draw_at(logits_BPV, state, now, how)
-    tokens_BP = jnp.where(fed_BP == MASKED, drawn_BP, fed_BP)
+    tokens_BP = jnp.where(masked_BP, drawn_BP, fed_BP)
     again_BP = family.remask(state, confidence_BP, now, how)
     state = state.replace(canvas_BP=jnp.where(again_BP, MASKED, tokens_BP), tokens_BP=tokens_BP)
-    return (state, kept_BPV), (fed_BP, tokens_BP)
+    if not keep_trace:
+        return Carry(state, kept_BPV), None
+    # The result is taken before the last step masks one more.
+    placed_BP = masked_BP & (~again_BP | (now.index == how.options.num_steps - 1))
+    positions_BP = jnp.where(placed_BP, jnp.arange(placed_BP.shape[1], dtype=jnp.int32), MASKED)
+    chance_BP = jnp.where(masked_BP, trace.chance(logits_BPV, drawn_BP), jnp.nan)
+    return Carry(state, kept_BPV), Trace(positions_BP, tokens_BP, chance_BP)

@@ -18,8 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct, traverse_util
 
-from gen.decoding import draws, tokens
+from gen.decoding import draws, tokens, trace
+from gen.decoding.cached import Drawing
+from gen.decoding.parts import Part
 from gen.decoding.plan import Usage
+from gen.decoding.trace import Trace
 from gen.errors import UserError
 from gen.layouts import Layout
 from gen.models.conditioning import ConditionConfig
@@ -85,6 +88,10 @@ class Family(abc.ABC):
         """What tokens stand for, of `data_layout`."""
         return tokens_BP
 
+    def latents_to_data(self, model: nnx.Module, latents_BHWC: jax.Array) -> jax.Array:
+        """What latents stand for, of a `data_layout` that is another than `layout`."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
         """A module with `condition` and `backbone`, float32 parameters, computing in `dtype`."""
@@ -148,7 +155,52 @@ class Family(abc.ABC):
             raise UserError("this kind of generator cannot start from known tokens")
         return {}
 
+    # A sampler is a beginning, parts of consecutive steps, and what their last state amounts to.
+
     @abc.abstractmethod
+    def parts(self, num_guided: int, options: Any, every: int | None = None) -> list[Part]:
+        """The steps in order, as parts of at most `every`; none: as few as one program needs.
+
+        Args:
+          num_guided: steps up to the last guided one.
+          options: an instance of `Options`.
+          every: the most steps of a part.
+        """
+
+    @abc.abstractmethod
+    def start(
+        self,
+        model: nnx.Module,
+        batch: dict[str, jax.Array],
+        *,
+        num_guided: int,
+        keep_logits: bool = False,
+    ) -> tuple[Any, Any]:
+        """What all parts read, and what the first of them is handed; arguments as `sample`."""
+
+    def fit(self, carry: Any, part: Part) -> Any:
+        """What a part is handed, with room for what it makes; of equal `room` it is the same."""
+        return carry
+
+    @abc.abstractmethod
+    def advance(
+        self, held: Any, carry: Any, part: Part, how: Drawing, *, keep_trace: bool = False
+    ) -> tuple[Any, Trace | None]:
+        """What the next part is handed, and if asked for, what the steps of this one did.
+
+        Args:
+          held, carry: from `start`; the carry from the part before, as `fit` leaves it.
+          part: one of `parts`.
+          how: noise, filters, options, and the guidance scale of each step of the part.
+          keep_trace: whether a trace is made.
+        """
+
+    @abc.abstractmethod
+    def finish(self, held: Any, carry: Any, last: Any) -> dict[str, jax.Array]:
+        """What `sample` returns of the carry after the step `last`, which may be any."""
+
+    # What follows serves every family as it is.
+
     def sample(
         self,
         model: nnx.Module,
@@ -160,11 +212,12 @@ class Family(abc.ABC):
         sampling: tokens.TokenSampling,
         options: Any = None,
         keep_logits: bool = False,
+        keep_trace: bool = False,
     ) -> dict[str, jax.Array]:
-        """Decodes a batch.
+        """Decodes a batch, all in one program.
 
         Args:
-          model: the family's module, in the dtype to compute in.
+          model: the family's module, in the dtype to compute in; it may be changed.
           batch: fields of the condition and what `prepare` gave.
           draws: noise, see `gen.decoding.draws`.
           scale_N: guidance scale of each step; may be traced.
@@ -172,12 +225,22 @@ class Family(abc.ABC):
           sampling: temperature and filters.
           options: an instance of `Options` (static); `Options()` by default.
           keep_logits: also return `logits`, float32 `(B, P, V)`.
+          keep_trace: also return `trace_positions`, `trace_tokens` and `trace_confidence`.
 
         Returns:
           `tokens` of `layout`, and `latents` `(B, H, W, C)` where there are any.
         """
-
-    # What follows serves every family as it is.
+        options, traces = options or self.Options(), []
+        held, carry = self.start(model, batch, num_guided=num_guided, keep_logits=keep_logits)
+        for part in self.parts(num_guided, options):
+            scale = scale_N[part.first : part.stop]
+            with jax.named_scope(part.scope):
+                how = Drawing(part.guided, scale, sampling, draws, options)
+                carry = self.fit(carry, part)
+                carry, made = self.advance(held, carry, part, how, keep_trace=keep_trace)
+            traces.append(made)
+        found = self.finish(held, carry, part.last)
+        return found | (trace.named(trace.join(traces)) if keep_trace else {})
 
     @property
     def condition_fields(self) -> tuple[str, ...]:

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gen.decoding import cached, draws, tokens
+from gen.decoding import cached, draws
 from gen.decoding.cached import Drawing, Sampled
+from gen.decoding.parts import Part
 from gen.decoding.plan import Now, Plan, Usage
+from gen.decoding.trace import Trace
 from gen.families.base import DecodeState, Family, abstract_model, group_means
 from gen.models.conditioning import Prompt
 
@@ -74,9 +76,9 @@ class CachedFamily(Family):
         tokens = state.tokens.at[:, now.target_R].set(sampled.tokens_BR, mode="drop")
         return state.replace(tokens=tokens)
 
-    def results(self, model: nnx.Module, state: DecodeState) -> dict[str, jax.Array]:
-        """What sampling gives: `tokens`, and `latents` `(B, H, W, C)` where a family has them."""
-        return {"tokens": state.tokens}
+    def latents_at(self, model: nnx.Module, state: DecodeState, last: Any) -> jax.Array | None:
+        """The latents `(B, H, W, C)` that a state after the step `last` amounts to, if any."""
+        return None
 
     # What follows serves every family of this loop as it is.
 
@@ -157,23 +159,41 @@ class CachedFamily(Family):
         loss = jnp.mean(jnp.mean(nll.reshape(rows, -1), axis=1))
         return loss, {f"nll/{name}": jnp.mean(nll[:, part]) for name, part in self.groups.items()}
 
-    def sample(
+    def parts(self, num_guided: int, options: Any, every: int | None = None) -> list[Part]:
+        return cached.cut(self.plan, num_guided, every)
+
+    def start(
         self,
         model: nnx.Module,
         batch: dict[str, jax.Array],
         *,
-        draws: draws.KeyedDraws | Any,
-        scale_N: jax.Array,
         num_guided: int,
-        sampling: tokens.TokenSampling,
-        options: Any = None,
         keep_logits: bool = False,
-    ) -> dict[str, jax.Array]:
-        state, logits = cached.sample(
-            self, model, batch, draws=draws, scale_N=scale_N, num_guided=num_guided,
-            sampling=sampling, options=options or self.Options(), keep_logits=keep_logits,
-        )  # fmt: skip
-        return self.results(model, state) | ({"logits": logits} if keep_logits else {})
+    ) -> tuple[cached.Held, cached.Carry]:
+        return cached.begin(self, model, batch, num_guided=num_guided, keep_logits=keep_logits)
+
+    def fit(self, carry: cached.Carry, part: Part) -> cached.Carry:
+        return cached.fit(carry, part)
+
+    def advance(
+        self,
+        held: cached.Held,
+        carry: cached.Carry,
+        part: Part,
+        how: Drawing,
+        *,
+        keep_trace: bool = False,
+    ) -> tuple[cached.Carry, Trace | None]:
+        return cached.advance(self, held, carry, part, how, keep_trace=keep_trace)
+
+    def finish(self, held: cached.Held, carry: cached.Carry, last: Any) -> dict[str, jax.Array]:
+        latents_BHWC = self.latents_at(held.model, carry.state, last)
+        found = {
+            "tokens": carry.state.tokens,
+            "latents": latents_BHWC,
+            "logits": carry.logits_BPV,
+        }
+        return {name: array for name, array in found.items() if array is not None}
 
 
 def with_prompt(prompt: Prompt, x_BWD: jax.Array, feed_W: jax.Array) -> jax.Array:

@@ -33,6 +33,7 @@ from gen.models.flow_head import FlowHead, FlowHeadConfig
 from gen.models.latents import LatentConfig
 from gen.models.layers import RMSNorm, linear
 from gen.models.pyramid import Pyramid
+from gen.models.resize import bicubic_matrix, resize
 
 # Of the held-out loss: times of each position, one in each of so many equal parts of [0, 1).
 HELD_OUT_TIMES = 4
@@ -137,6 +138,10 @@ class FlowScale(CachedFamily):
 
     def to_data(self, model: FlowScaleModel, tokens_BPC: jax.Array) -> jax.Array:
         return self.config.latents.to_data(tokens_BPC[:, self.pyramid.slots(-1)])
+
+    def latents_to_data(self, model: FlowScaleModel, latents_BHWC: jax.Array) -> jax.Array:
+        rows, *_, channels = latents_BHWC.shape
+        return self.config.latents.to_data(latents_BHWC.reshape(rows, -1, channels))
 
     def inputs(self, model: FlowScaleModel, tokens_BPC: jax.Array, prompt: Prompt) -> jax.Array:
         x_BSD = model.latents(self.pyramid.starts(tokens_BPC))
@@ -265,12 +270,14 @@ class FlowScale(CachedFamily):
     def logits(self, *_: Any, **__: Any) -> jax.Array:
         raise UserError(NO_LOGITS)
 
-    def sample(self, *arguments: Any, keep_logits: bool = False, **settings: Any) -> dict[str, Any]:
+    def start(self, *arguments: Any, keep_logits: bool = False, **settings: Any) -> tuple:
         if keep_logits:
             raise UserError(NO_LOGITS)
-        return super().sample(*arguments, **settings)
+        return super().start(*arguments, **settings)
 
-    def results(self, model: FlowScaleModel, state: DecodeState) -> dict[str, jax.Array]:
-        last_BRC = state.tokens[:, self.pyramid.slots(-1)]
-        latents_BHWC = last_BRC.reshape(last_BRC.shape[0], *self.pyramid.size, -1)
-        return super().results(model, state) | {"latents": latents_BHWC}
+    def latents_at(self, model: FlowScaleModel, state: DecodeState, last: int) -> jax.Array:
+        """The last scale, or before it is there, the one there is, enlarged (bicubic)."""
+        scale_BRC = state.tokens[:, self.pyramid.slots(last)]
+        scale, size = self.pyramid.scales[last], self.pyramid.size
+        x_BHWC = scale_BRC.reshape(scale_BRC.shape[0], *scale, -1)
+        return x_BHWC if scale == size else resize(x_BHWC, *map(bicubic_matrix, scale, size))

@@ -18,10 +18,12 @@ import numpy as np
 from flax import nnx
 
 from gen import layouts
-from gen.decoding import draws, guidance, mask_schedule, masked, tokens
+from gen.decoding import draws, guidance, mask_schedule, masked
 from gen.decoding.cached import Drawing
 from gen.decoding.mask_schedule import MaskOptions
 from gen.decoding.masked import MASKED, Canvas, Now
+from gen.decoding.parts import Part
+from gen.decoding.trace import Trace
 from gen.errors import UserError
 from gen.families.base import Family
 from gen.models import conditioning
@@ -222,25 +224,36 @@ class Masked(Family):
         lengths_BN = mask_schedule.mask_lengths((known == MASKED).sum(axis=1), options)
         return {"known": known, "mask_lengths": lengths_BN}
 
-    def sample(
+    def parts(self, num_guided: int, options: MaskOptions, every: int | None = None) -> list[Part]:
+        return masked.cut(options, num_guided, every)
+
+    def start(
         self,
         model: MaskedModel,
         batch: dict[str, jax.Array],
         *,
-        draws: draws.KeyedDraws | Any,
-        scale_N: jax.Array,
         num_guided: int,
-        sampling: tokens.TokenSampling,
-        options: MaskOptions | None = None,
         keep_logits: bool = False,
-    ) -> dict[str, jax.Array]:
-        options = options or MaskOptions()
-        found = masked.refine(
-            self, model, batch, {name: batch[name] for name in self.condition_fields},
-            draws=draws, scale_N=scale_N, num_guided=num_guided, sampling=sampling,
-            options=options, keep_logits=keep_logits,
-        )  # fmt: skip
-        return {n: a for n, a in found.items() if options.keep_steps or not n.endswith("_steps")}
+    ) -> tuple[masked.Held, masked.Carry]:
+        condition = {name: batch[name] for name in self.condition_fields}
+        settings = {"num_guided": num_guided, "keep_logits": keep_logits}
+        return masked.begin(self, model, batch, condition, **settings)
+
+    def advance(
+        self,
+        held: masked.Held,
+        carry: masked.Carry,
+        part: Part,
+        how: Drawing,
+        *,
+        keep_trace: bool = False,
+    ) -> tuple[masked.Carry, Trace | None]:
+        return masked.advance(self, held, carry, part, how, keep_trace=keep_trace)
+
+    def finish(self, held: masked.Held, carry: masked.Carry, last: Any) -> dict[str, jax.Array]:
+        logits_BPV = carry.logits_BPV
+        kept = {} if logits_BPV is None else {"logits": logits_BPV}
+        return {"tokens": carry.state.tokens_BP} | kept
 
     # What the loop asks for (`gen.decoding.masked.Refining`).
 

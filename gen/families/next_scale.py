@@ -192,8 +192,11 @@ class NextScale(CachedFamily):
     def to_data(self, model: NextScaleModel, tokens_BP: jax.Array) -> jax.Array:
         if not self.config.gray_levels:
             return tokens_BP
-        z_BHWC = model.quantizer.accumulate(tokens_BP)
-        return latents.to_gray(z_BHWC, self.config.gray_levels).reshape(tokens_BP.shape[0], -1)
+        return self.latents_to_data(model, model.quantizer.accumulate(tokens_BP))
+
+    def latents_to_data(self, model: NextScaleModel, latents_BHWC: jax.Array) -> jax.Array:
+        levels_BHWC = latents.to_gray(latents_BHWC, self.config.gray_levels)
+        return levels_BHWC.reshape(latents_BHWC.shape[0], -1)
 
     def inputs(self, model: NextScaleModel, tokens_BP: jax.Array, prompt: Prompt) -> jax.Array:
         x_BSD = model.latents(model.quantizer.inputs(tokens_BP))
@@ -261,5 +264,5 @@ class NextScale(CachedFamily):
         share_BRV = jax.nn.softmax(logits_BRV / temperature, axis=-1)
         return share_BRV @ model.quantizer.codebook[...]
 
-    def results(self, model: NextScaleModel, state: ScaleState) -> dict[str, Any]:
-        return super().results(model, state) | {"latents": state.latent}
+    def latents_at(self, model: NextScaleModel, state: ScaleState, last: Any) -> jax.Array:
+        return state.latent

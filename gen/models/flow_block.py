@@ -176,14 +176,18 @@ class Bridge(nnx.Module):
         return self.map(self.norm(x_BSD)) + place_SD.astype(x_BSD.dtype), cache
 
 
-class OwnRope:
+class OwnRope(nnx.Module):
     """A block that takes its own channel pairs of a table made for heads of several widths."""
 
-    def __init__(self, block: nnx.Module, own: slice):
-        self.block, self.own, self.modulate = block, own, block.modulate
+    def __init__(self, block: nnx.Module, own: tuple[int, int]):
+        self.block, self.own = block, own
+
+    def modulate(self, cond: Any) -> Any:
+        """As the block's."""
+        return self.block.modulate(cond)
 
     def __call__(self, x_BSD: jax.Array, *, rope: jax.Array, **arguments: Any) -> tuple:
-        return self.block(x_BSD, rope=rope[..., self.own], **arguments)
+        return self.block(x_BSD, rope=rope[..., slice(*self.own)], **arguments)
 
 
 class TwoStacks(nnx.Module):
@@ -202,8 +206,9 @@ class TwoStacks(nnx.Module):
         self.bridge = Bridge(encoder.width, slots, eps=encoder.norm_eps, std=std, **options)
         self.decoder = Backbone(decoder, **options)
         pairs = (encoder.head_dim // 2, decoder.head_dim // 2)
-        self.encoder_pairs = slice(0, pairs[0])
-        self.decoder_pairs = slice(0 if pairs[0] == pairs[1] else pairs[0], None)
+        first = 0 if pairs[0] == pairs[1] else pairs[0]
+        self.encoder_pairs = (0, pairs[0])
+        self.decoder_pairs = (first, first + pairs[1])
 
     def __call__(
         self,
@@ -220,9 +225,13 @@ class TwoStacks(nnx.Module):
             raise ValueError("two stacks have no taps between their blocks")
         keys = (None, None) if key is None else jax.random.split(key)
         shared = {"mask": mask, "cond": cond}
-        (x_BSD,) = self.encoder(x_BSD, rope=rope[..., self.encoder_pairs], key=keys[0], **shared)
+        (x_BSD,) = self.encoder(
+            x_BSD, rope=rope[..., slice(*self.encoder_pairs)], key=keys[0], **shared
+        )
         x_BSD, _ = self.bridge(x_BSD)
-        return self.decoder(x_BSD, rope=rope[..., self.decoder_pairs], key=keys[1], **shared)
+        return self.decoder(
+            x_BSD, rope=rope[..., slice(*self.decoder_pairs)], key=keys[1], **shared
+        )
 
     def unstack(self) -> list[Any]:
         """The blocks of both stacks and the bridge between, for decoding."""

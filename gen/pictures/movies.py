@@ -36,6 +36,7 @@ def save_gif(
     title: str | None = None,
     scale: int | None = None,
     fps: float = 2.0,
+    pause: float = 0.0,
 ) -> None:
     """Saves videos as one endless GIF, laid out as `save_grid` does.
 
@@ -46,6 +47,7 @@ def save_gif(
         videos_NTHWC: (N, T, H, W), (N, T, H, W, 1) or (N, T, H, W, 3), uint8 or float in 0..1.
         labels, columns, title, scale: as in `save_grid`, for videos instead of images.
         fps: frames per second, 0.1 to 50; GIF rounds the time of a frame to 10 ms.
+        pause: seconds that the last frame stays longer.
 
     Raises:
         UserError: as `save_grid`, or fps out of range.
@@ -57,10 +59,24 @@ def save_gif(
         draw_grid(frames_NTHWC[:, t], labels=labels, columns=columns, title=title, scale=scale)
         for t in range(frames_NTHWC.shape[1])
     )
-    duration = 10 * round(100 / fps)
-    save(
-        path, first, ending="gif", save_all=True, append_images=rest, duration=duration, loop=0
-    )  # fmt: skip
+    times = [10 * round(100 / fps)] * (1 + len(rest))
+    times[-1] += 10 * round(100 * pause)
+    save(path, first, ending="gif", save_all=True, append_images=rest, duration=times, loop=0)
+
+
+def to_strips(videos_NTHWC: Any) -> np.ndarray:
+    """The frames of each video side by side, uint8 (N, H, T * (W + gap) - gap, 3).
+
+    Takes videos as `save_gif` does; raises `UserError` for others.
+    """
+    frames_NTHWC = _to_frames(videos_NTHWC)
+    count, frames, height, width, _ = frames_NTHWC.shape
+    gap = max(1, width // 32)
+    strips = np.full((count, height, frames * (width + gap), 3), PAPER, np.uint8)
+    for t in range(frames):
+        start = t * (width + gap)
+        strips[:, :, start : start + width] = frames_NTHWC[:, t]
+    return strips[:, :, :-gap]
 
 
 def save_strips(
@@ -81,12 +97,5 @@ def save_strips(
     Raises:
         UserError: as `save_grid`.
     """
-    frames_NTHWC = _to_frames(videos_NTHWC)
-    count, frames, height, width, _ = frames_NTHWC.shape
-    gap = max(1, width // 32)
-    strips = np.full((count, height, frames * (width + gap), 3), PAPER, np.uint8)
-    for t in range(frames):
-        start = t * (width + gap)
-        strips[:, :, start : start + width] = frames_NTHWC[:, t]
-    strips = strips[:, :, :-gap]
+    strips = to_strips(videos_NTHWC)
     save_grid(path, strips, labels=labels, columns=columns, title=title, scale=scale)

@@ -19,6 +19,7 @@ from flax import nnx
 
 from gen.api import Generator
 from gen.config import Config, DataConfig, OptimConfig, SampleConfig, TrainConfig
+from gen.decoding import trace
 from gen.decoding.draws import RecordedDraws
 from gen.decoding.mask_schedule import MaskOptions
 from gen.decoding.masked import MASKED
@@ -169,14 +170,15 @@ def decode(
         start_step=settings["start_iter"],
         choice_temperature=settings["choice_temperature"],
         schedule=settings["mask_scheduling_method"],
-        keep_steps=True,
+        keep_trace=True,
     )
-    wanted = settings.get("returns", "")
+    wanted, made_BNP = settings.get("returns", ""), drawn["trace_tokens"]
     if "grid fed" in wanted:
-        return with_class(start_BS, drawn["fed_steps"]).swapaxes(0, 1)
+        canvas_BNP = trace.canvases(start_BS[:, 1:], drawn["trace_positions"], made_BNP)
+        return with_class(start_BS, canvas_BNP[:, :-1]).swapaxes(0, 1)
     if "complete" in wanted:
         before = np.repeat(start_BS[:, None], settings["start_iter"], axis=1)
-        return np.concatenate([before, with_class(start_BS, drawn["token_steps"])], axis=1)
+        return np.concatenate([before, with_class(start_BS, made_BNP)], axis=1)
     return drawn["tokens"]
 
 
