@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from gen import config as configs
 from gen import sharding, streaming
-from gen.asked import ask
+from gen.asked import Asked, ask
 from gen.checks import Captions, check_condition, check_tokens
 from gen.config import Config
 from gen.decoding import draws as drawing
@@ -175,8 +175,8 @@ class Generator:
         )  # fmt: skip
         kept = {"keep_logits": keep_logits, "keep_trace": keep_trace}
         run = self._programs.compiled("sample", **asked.static, **kept)
-        run = functools.partial(run, self._programs.weights(self.params))
         size = min(batch_size, asked.rows) if draws is None else asked.rows
+        run = functools.partial(run, self._laid_out(size, asked))
         noise = _noise(seed, first, draws)
         return streaming.at_once(run, asked, noise, size, self.mesh, progress)
 
@@ -204,21 +204,25 @@ class Generator:
         asked = ask(self.family, first=first, **settings)
         asked = asked._replace(batch=sharding.put_batch(asked.batch, self.mesh))
         noise = _noise(seed, first, draws)(np.arange(asked.rows))
-        weights = self._programs.weights(self.params)
-        return streaming.stream(self.family, self._programs, weights, asked, noise, every)
+        laid_out = self._laid_out(asked.rows, asked)
+        return streaming.stream(self.family, self._programs, laid_out, asked, noise, every)
 
     def traced(
         self, seed: int | jax.Array, *, num: int, keep_trace: bool = False, **settings: Any
     ) -> tuple[jax.stages.Traced, tuple]:
         """The program of `draw` for `num` samples at once (classes in turn), and its arguments:
-        parameters, condition, noise, guidance scales and token sampling."""
+        weights, condition, noise, guidance scales and token sampling."""
         asked = ask(self.family, num=num, **settings)
         kept = {"keep_logits": False, "keep_trace": keep_trace}
         run = self._programs.compiled("sample", **asked.static, **kept)
         batch = sharding.put_batch(asked.batch, self.mesh)
-        weights, noise = self._programs.weights(self.params), drawing.keyed(seed, np.arange(num))
-        arguments = (weights, batch, noise, asked.scale_N, asked.sampling)
+        noise = drawing.keyed(seed, np.arange(num))
+        arguments = (self._laid_out(num, asked), batch, noise, asked.scale_N, asked.sampling)
         return run.trace(*arguments), arguments
+
+    def _laid_out(self, rows: int, asked: Asked) -> Any:
+        """The weights as samplers of so many rows read them."""
+        return self._programs.laid_out(self.params, rows, asked.static["num_guided"])
 
     def from_data(self, data: np.ndarray) -> np.ndarray:
         """The model's tokens of data as datasets hold them (see `Family`)."""

@@ -78,8 +78,9 @@ def sampler(generator: Generator, settings: Mapping[str, Any]) -> Callable:
         rows = sample_B.shape[0]
         same = {n: jnp.broadcast_to(row, (rows, *row.shape[1:])) for n, row in prepared.items()}
         made = family.sample(
-            model, condition | same, draws=draws.keyed(seed, sample_B), scale_N=scale_N,
-            num_guided=num_guided_steps(scale_N), sampling=sampling, options=options,
+            family.lay_out(model), condition | same, draws=draws.keyed(seed, sample_B),
+            scale_N=scale_N, num_guided=num_guided_steps(scale_N), sampling=sampling,
+            options=options,
         )  # fmt: skip
         if family.data_layout != family.layout:
             made["data"] = family.to_data(model, made["tokens"])

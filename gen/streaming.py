@@ -82,7 +82,7 @@ def at_once(
 def stream(
     family: Family,
     programs: Programs,
-    weights: Any,
+    laid_out: Any,
     asked: Asked,
     noise: Any,
     every: int | None,
@@ -92,7 +92,7 @@ def stream(
     Args:
       family: what kind of generator it is.
       programs: its own.
-      weights: as they read them.
+      laid_out: weights as they read them.
       asked: what to sample, its batch on the device.
       noise: see `gen.decoding.draws`.
       every: the most steps of a part; none: as many as are alike.
@@ -117,7 +117,7 @@ def stream(
         if asked.known is not None:
             canvas_BP = asked.known.copy()
         confidence_BP = np.full(shape[:2], np.nan, np.float32)
-        (held, carry), room = start(weights, asked.batch), parts[0].room
+        (held, carry), room = start(laid_out, asked.batch), parts[0].room
         for part in parts:
             if part.room != room:
                 carry, room = programs.compiled("fit", part=part)(carry), part.room
@@ -135,7 +135,7 @@ def stream(
             )
 
     # Tracing refuses what does not fit; it is not done again when the programs run.
-    held, carry = jax.eval_shape(start, weights, asked.batch)
+    held, carry = jax.eval_shape(start, laid_out, asked.batch)
     jax.eval_shape(functools.partial(advance, parts[0]), carry, held)
     return moments()
 

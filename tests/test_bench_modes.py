@@ -26,10 +26,10 @@ def test_attention_by_the_command(tmp_path, capsys):
     trained = [r for r in found if r["B"] == 8]
     assert {(r["S"], r["T"], r["gradient"]) for r in trained} == {(12, 12, False), (12, 12, True)}
     text = capsys.readouterr().out
-    assert "xla ms" in text and '("cpu", "float32", "few"): fastest is' in text
+    assert "xla ms" in text and '("cpu", "float32", "one"): fastest is' in text
 
 
-CASE = kinds.Case(B=1, S=3, T=5, H=2, K=1, E=4, dtype="float32", dropped=False)
+CASE = kinds.Case(B=1, S=1, T=5, H=2, K=1, E=4, dtype="float32", dropped=False)
 
 
 def measured(monkeypatch, call, **limits):
@@ -59,9 +59,9 @@ def test_advice(monkeypatch):
     records = [record(64, xla=3.0, cudnn=1.0), record(65, xla=1.0, cudnn=1.0)]
     (line,) = attention.advise(records, "gpu")
     assert line == (
-        '("gpu", "bfloat16", "few"): fastest is cudnn, 2.00 times as fast as xla, which is chosen'
+        '("gpu", "bfloat16", "one"): fastest is cudnn, 2.00 times as fast as xla, which is chosen'
     )
-    monkeypatch.setitem(kinds.CHOICES, ("gpu", "bfloat16", "few"), "cudnn")
+    monkeypatch.setitem(kinds.CHOICES, ("gpu", "bfloat16", "one"), "cudnn")
     (line,) = attention.advise([*records, record(66, xla=1.0, cudnn=1.0, flash=0.1)], "gpu")
     assert line.endswith("fastest is cudnn, which is chosen")
     (line,) = attention.advise([record(64, xla=1.0)], "gpu")

@@ -33,7 +33,7 @@ CASES = {
         },
     },
     "class, caches of several lengths": {
-        "model.grid": [9, 8],
+        "model.grid": [8, 12],
         "model.backbone": {"depth": 1, "width": 16, "heads": 2, "ffn_multiple": 8},
     },
     "neighbours, class": tiny.neighbours(),
@@ -98,7 +98,7 @@ def decode(family, params, condition, tokens_BP, scale_N):
 
     def run(params, condition, scale_N):
         return family.sample(
-            nnx.merge(graphdef, params),
+            family.lay_out(nnx.merge(graphdef, params)),
             condition,
             draws=draws,
             scale_N=scale_N,
@@ -152,13 +152,13 @@ def test_cached_equals_full(case, guidance):
 
 
 def test_plan_of_next_token():
-    config = tiny.config(**{"model.grid": [9, 8]})
+    config = tiny.config(**{"model.grid": [8, 20]})
     plan = FAMILIES["next_token"](config.model).plan
-    assert plan.num_steps == 72
-    assert [phase.cache_length for phase in plan.phases] == [64, 72]
-    assert np.array_equal(plan.mask_SS, np.tril(np.ones((72, 72), bool)))
-    assert sum(p.num_steps for p in plan.phases_cut_at(5)) == 72
-    assert [p.first_step for p in plan.phases_cut_at(5)] == [0, 5, 64]
+    assert plan.num_steps == 160
+    assert [phase.cache_length for phase in plan.phases] == [64, 128, 160]
+    assert np.array_equal(plan.mask_SS, np.tril(np.ones((160, 160), bool)))
+    assert sum(p.num_steps for p in plan.phases_cut_at(5)) == 160
+    assert [p.first_step for p in plan.phases_cut_at(5)] == [0, 5, 64, 128]
 
 
 def test_padding_of_a_caption_is_never_seen():

@@ -71,7 +71,7 @@ def test_sampler_exports(guidance, case):
 
     def sample(params, batch, key, sample_B):
         return family.sample(
-            nnx.merge(graphdef, params),
+            family.lay_out(nnx.merge(graphdef, params)),
             batch,
             draws=drawing.KeyedDraws(key, sample_B),
             scale_N=scale_N,

@@ -57,8 +57,9 @@ def sampler(family, params, number=None, *, interval=-1, **options):
     @jax.jit
     def run(params, label_B, draws, sampling):
         return family.sample(
-            model_of(family, params), {"label": label_B}, draws=draws, scale_N=scale_N,
-            num_guided=num_guided_steps(scale_N), sampling=sampling, options=options,
+            family.lay_out(model_of(family, params)), {"label": label_B}, draws=draws,
+            scale_N=scale_N, num_guided=num_guided_steps(scale_N), sampling=sampling,
+            options=options,
         )  # fmt: skip
 
     def sample(labels, seed=0, temperature=1.0):
@@ -240,11 +241,11 @@ def test_refusals():
         "num_guided": 0,
         "options": EulerOptions(),
     }
-    batch = {"label": jnp.array([0])}
+    batch, laid_out = {"label": jnp.array([0])}, family.lay_out(model)
     with pytest.raises(UserError, match="no logits"):
-        family.sample(model, batch, sampling=token_sampling(), keep_logits=True, **arguments)
+        family.sample(laid_out, batch, sampling=token_sampling(), keep_logits=True, **arguments)
     with pytest.raises(UserError, match="top-k"):
-        family.sample(model, batch, sampling=token_sampling(top_k=3), **arguments)
+        family.sample(laid_out, batch, sampling=token_sampling(top_k=3), **arguments)
 
 
 def test_shrunken():

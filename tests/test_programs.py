@@ -7,6 +7,7 @@ import pytest
 from flax import traverse_util
 
 from gen.decoding.draws import keyed
+from gen.models.linear import NARROW_ROWS
 from gen.programs import Programs
 from tests import tiny
 
@@ -45,6 +46,19 @@ def test_new_parameters_are_converted_anew():
     assert (before != generator.sample(0, labels=[1])).any()
 
 
-def test_float32_is_left_alone():
+def test_weights_are_laid_out_once():
+    """For few rows and for many, and the parameters stay as they are."""
     generator = tiny.generator(tiny.config())
-    assert generator.traced(0, num=1)[1][0] is generator.params
+    before = jax.tree.map(np.array, generator.params)
+    few = generator.traced(0, num=2)[1][0]
+    assert generator.traced(0, num=NARROW_ROWS)[1][0] is few
+    assert generator.traced(0, num=NARROW_ROWS, guidance=2.0)[1][0] is not few
+    assert [block.feed_forward.down.flipped for block in few.blocks] == [True] * len(few.blocks)
+    many = generator.traced(0, num=NARROW_ROWS + 1)[1][0]
+    assert not any(block.feed_forward.down.flipped for block in many.blocks)
+    jax.tree.map(np.testing.assert_array_equal, before, generator.params)
+    # Float32 is not converted, so it is not copied either.
+    assert generator._programs.weights(generator.params) is generator.params
+    # Other parameters are laid out anew.
+    generator.params = jax.tree.map(lambda leaf: leaf + 1, generator.params)
+    assert generator.traced(0, num=NARROW_ROWS + 1)[1][0] is not many

@@ -22,7 +22,7 @@ NUMBER = {"labels": LABELS, "guidance": 2.0}
 
 CASES = {
     "next token": (
-        {"model.grid": [9, 8], "model.backbone.depth": 1},
+        {"model.grid": [8, 12], "model.backbone.depth": 1},
         NUMBER | {"guidance_interval": 40},
     ),
     "text": (tiny.text(**{"model.backbone.depth": 1}), {}),
@@ -31,7 +31,7 @@ CASES = {
     "masked": (tiny.masked(), NUMBER | {"num_steps": 6, "guidance_interval": 1}),
     "flow": (tiny.flow(), NUMBER | {"num_steps": 4, "guided_below": 1.0}),
 }
-STEPS = {"next token": 72, "text": 12, "next neighbour": 6, "next scale": 3, "masked": 6, "flow": 2}
+STEPS = {"next token": 96, "text": 12, "next neighbour": 6, "next scale": 3, "masked": 6, "flow": 2}
 # The prompt and the rest; guided tokens, others, and those of longer caches.
 PHASES = {"text": 2, "next token": 3}
 
@@ -250,7 +250,7 @@ def test_mistakes_are_told_at_the_call(monkeypatch):
         ("next token", {"labels": [1], "temperature": -1.0}, "temperature is at least 0"),
         ("next token", {"labels": [1], "every": 0}, "every is a whole number of at least 1"),
         ("next token", {"labels": [1], "num_stepz": 3}, "num_stepz"),
-        ("next token", {"labels": [1], "known": np.zeros((1, 72), int)}, "known tokens"),
+        ("next token", {"labels": [1], "known": np.zeros((1, 96), int)}, "known tokens"),
         ("next token", {"labels": [1], "draws": RecordedDraws({})}, "no noise was recorded"),
         ("masked", {"labels": [1], "schedule": "sine"}, 'schedule "sine" is unknown'),
         ("flow", {"labels": [1], "top_k": 3}, "latents of a flow have none"),

@@ -145,7 +145,7 @@ def bench_attention(
 
 
 def advise(records: Sequence[dict[str, Any]], platform: str) -> list[str]:
-    """What is fastest for few and for many queries, over all calls that every kind could do."""
+    """What is fastest for one, some and all queries, over all calls that every kind could do."""
     lines = []
     for dtype, count in sorted({(r["dtype"], kinds.count(_case(r))) for r in records}):
         of = [r for r in records if (r["dtype"], kinds.count(_case(r))) == (dtype, count)]

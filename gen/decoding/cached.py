@@ -21,13 +21,13 @@ from einops import rearrange
 from flax import nnx
 
 from gen.decoding import guidance, tokens, trace
+from gen.decoding.laid_out import LaidOut
 from gen.decoding.parts import Part, pieces
 from gen.decoding.plan import Now, Phase, Plan
 from gen.decoding.trace import Trace
 from gen.layouts import Layout
 from gen.models import backbone, conditioning
 from gen.models.attention import LayerCache
-from gen.models.linear import NARROW_ROWS, flip
 
 
 class Drawing(NamedTuple):
@@ -154,7 +154,7 @@ def cut(plan: Plan, num_guided: int, every: int | None = None) -> list[Part]:
 
 def begin(
     family: Sequential,
-    model: nnx.Module,
+    laid_out: LaidOut,
     condition: dict[str, jax.Array],
     *,
     num_guided: int,
@@ -164,22 +164,21 @@ def begin(
 
     Args:
       family: plan, inputs, predictions and commits.
-      model: the family's module, in the dtype to compute in; it may be changed.
+      laid_out: the family's module, in the dtype to compute in.
       condition: `label` (B,), or `caption` and `caption_valid`.
       num_guided: steps up to the last guided one (static); later steps run one branch.
       keep_logits: make room for what each token is drawn from.
     """
+    model, blocks = laid_out
     batch = next(iter(condition.values())).shape[0]
     rows, drop_Q = batch, None
     if num_guided:
         rows = 2 * batch
         condition, drop_Q = conditioning.with_null(condition)
-    phases = family.plan.phases_cut_at(num_guided)
-    blocks = _laid_out(model, phases, rows)
     prompt = model.condition(condition, drop_Q)
     # What a condition makes of each block is the same at every step.
     modulations = [block.modulate(prompt.cond) for block in blocks]
-    caches = model.backbone.empty_cache(rows, phases[0].cache_length)
+    caches = model.backbone.empty_cache(rows, family.plan.phases[0].cache_length)
     logits_BPV = None
     if keep_logits:
         shape = (batch, family.layout.num_positions, family.layout.vocab_sizes[0])
@@ -199,16 +198,6 @@ def _rows(carry: Carry, part: Part) -> int:
     """Q: the null half ends with the last guided step."""
     batch = carry.state.tokens.shape[0]
     return 2 * batch if part.guided else batch
-
-
-def _laid_out(model: nnx.Module, phases: list[Phase], rows: int) -> list[nnx.Module]:
-    """The unstacked blocks; with the model, laid out for the widest step of so many rows."""
-    blocks, widest = model.backbone.unstack(), max(phase.feed_NW.shape[1] for phase in phases)
-    # Of a program for any number of rows, none is known when it is made.
-    if isinstance(rows, int) and rows * widest <= NARROW_ROWS:
-        for module in (model, *blocks):
-            flip(module)
-    return blocks
 
 
 def advance(

@@ -13,8 +13,6 @@ mask, the rows of the cached decoding mask and the phases of the compiled loop a
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,67 +162,3 @@ class Plan:
             parts = [phase.part(0, inside), phase.part(inside, phase.num_steps)]
             cut.extend(part for part in parts if part.num_steps)
         return cut
-
-
-def common_widths(needed_N: Sequence[int], *, rows: float = 16.0, phase: float = 1.0) -> list[int]:
-    """A width for each step, at least what it needs, in runs of equal width: few phases to compile.
-
-    Args:
-      needed_N: rows that each step needs.
-      rows: rows that cost as much as what a step costs whatever its width (reading the weights).
-      phase: cost of one more phase (compilation, a copy of the caches), in steps of width 0.
-
-    Returns:
-      The widths with the least sum over phases of `phase + steps * (1 + width / rows)`.
-    """
-    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the first n steps, start of the last run
-    for stop in range(1, len(needed_N) + 1):
-        options, width = [], 0
-        for start in range(stop - 1, -1, -1):
-            width = max(width, needed_N[start])
-            cost = best[start][0] + phase + (stop - start) * (1.0 + width / rows)
-            options.append((cost, start))
-        best.append(min(options))
-    widths, stop = [], len(needed_N)
-    while stop:
-        start = best[stop][1]
-        widths = [max(needed_N[start:stop])] * (stop - start) + widths
-        stop = start
-    return widths
-
-
-def group(
-    steps: list[Step], *, num_slots: int, max_lengths: int = 4, alone: bool = False
-) -> tuple[Phase, ...]:
-    """Groups steps into phases; early ones get a shorter cache.
-
-    Cache lengths are multiples of 64 slots, at most `max_lengths` different ones: a short cache
-    saves reading (half of the step time at 32 rows on a CPU), each further length costs a
-    compilation of the step and one copy of the cache. `alone` makes every step a phase of its
-    own, whose cache ends with its slots: for few and wide steps, each unlike the others.
-    """
-    quantum = max(64, -(-num_slots // (64 * max_lengths)) * 64)
-
-    def cache_length(step: Step) -> int:
-        needed = int(step.feed_W.max(initial=0)) + 1
-        return needed if alone else min(-(-needed // quantum) * quantum, num_slots)
-
-    reach = list(itertools.accumulate((cache_length(step) for step in steps), max))
-    kinds = [
-        (len(step.feed_W), len(step.target_R), length, number if alone else 0)
-        for number, (step, length) in enumerate(zip(steps, reach, strict=True))
-    ]
-    phases, first = [], 0
-    for (_, _, length, _), members in itertools.groupby(range(len(steps)), kinds.__getitem__):
-        run = [steps[i] for i in members]
-        phases.append(
-            Phase(
-                np.stack([step.feed_W for step in run]).astype(np.int32),
-                np.stack([step.read_R for step in run]).astype(np.int32),
-                np.stack([step.target_R for step in run]).astype(np.int32),
-                length,
-                first,
-            )
-        )
-        first += len(run)
-    return tuple(phases)

@@ -167,10 +167,18 @@ class Family(abc.ABC):
           every: the most steps of a part.
         """
 
+    def is_narrow(self, batch: int, num_guided: int) -> bool:
+        """Whether steps of so many samples have so few rows that weights lie otherwise."""
+        return False
+
+    def lay_out(self, model: nnx.Module, *, narrow: bool = False) -> Any:
+        """The model as sampling reads it, which may change it; done once for all samples."""
+        return model
+
     @abc.abstractmethod
     def start(
         self,
-        model: nnx.Module,
+        laid_out: Any,
         batch: dict[str, jax.Array],
         *,
         num_guided: int,
@@ -203,7 +211,7 @@ class Family(abc.ABC):
 
     def sample(
         self,
-        model: nnx.Module,
+        laid_out: Any,
         batch: dict[str, jax.Array],
         *,
         draws: draws.KeyedDraws | Any,
@@ -217,7 +225,7 @@ class Family(abc.ABC):
         """Decodes a batch, all in one program.
 
         Args:
-          model: the family's module, in the dtype to compute in; it may be changed.
+          laid_out: by `lay_out`, the family's module in the dtype to compute in.
           batch: fields of the condition and what `prepare` gave.
           draws: noise, see `gen.decoding.draws`.
           scale_N: guidance scale of each step; may be traced.
@@ -231,7 +239,7 @@ class Family(abc.ABC):
           `tokens` of `layout`, and `latents` `(B, H, W, C)` where there are any.
         """
         options, traces = options or self.Options(), []
-        held, carry = self.start(model, batch, num_guided=num_guided, keep_logits=keep_logits)
+        held, carry = self.start(laid_out, batch, num_guided=num_guided, keep_logits=keep_logits)
         for part in self.parts(num_guided, options):
             scale = scale_N[part.first : part.stop]
             with jax.named_scope(part.scope):

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gen.decoding import cached, draws
+from gen.decoding import cached, draws, laid_out
 from gen.decoding.cached import Drawing, Sampled
+from gen.decoding.laid_out import LaidOut
 from gen.decoding.parts import Part
 from gen.decoding.plan import Now, Plan, Usage
 from gen.decoding.trace import Trace
@@ -162,15 +163,21 @@ class CachedFamily(Family):
     def parts(self, num_guided: int, options: Any, every: int | None = None) -> list[Part]:
         return cached.cut(self.plan, num_guided, every)
 
+    def is_narrow(self, batch: int, num_guided: int) -> bool:
+        return laid_out.is_narrow(self.plan, batch, num_guided)
+
+    def lay_out(self, model: nnx.Module, *, narrow: bool = False) -> LaidOut:
+        return laid_out.lay_out(model, narrow=narrow)
+
     def start(
         self,
-        model: nnx.Module,
+        laid_out: LaidOut,
         batch: dict[str, jax.Array],
         *,
         num_guided: int,
         keep_logits: bool = False,
     ) -> tuple[cached.Held, cached.Carry]:
-        return cached.begin(self, model, batch, num_guided=num_guided, keep_logits=keep_logits)
+        return cached.begin(self, laid_out, batch, num_guided=num_guided, keep_logits=keep_logits)
 
     def fit(self, carry: cached.Carry, part: Part) -> cached.Carry:
         return cached.fit(carry, part)

@@ -22,7 +22,8 @@ from flax import nnx
 
 from gen.decoding.cached import Drawing, Sampled
 from gen.decoding.ode import EulerOptions, guided_euler
-from gen.decoding.plan import Now, Plan, Step, group
+from gen.decoding.phases import alone
+from gen.decoding.plan import Now, Plan, Step
 from gen.errors import UserError
 from gen.families.base import DecodeState, group_means
 from gen.families.cached import CachedFamily
@@ -118,7 +119,7 @@ class FlowScale(CachedFamily):
         parts = [np.flatnonzero(pyramid.scale_P == scale) for scale in range(len(lattices))]
         self.groups = {f"scale_{scale:02d}": part for scale, part in enumerate(parts)}
         steps = [Step(part, part - part[0], part) for part in parts]
-        phases = group(steps, num_slots=len(pyramid.scale_P), alone=True)
+        phases = alone(steps)
         dims = dict.fromkeys((config.encoder.head_dim, config.decoder.head_dim))
         rope_S2C = np.concatenate([pyramid.rope(dim, config.reach) for dim in dims], axis=-1)
         self.plan = Plan(pyramid.scale_P, rope_S2C, phases)

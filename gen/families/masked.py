@@ -229,7 +229,7 @@ class Masked(Family):
 
     def start(
         self,
-        model: MaskedModel,
+        laid_out: MaskedModel,
         batch: dict[str, jax.Array],
         *,
         num_guided: int,
@@ -237,7 +237,7 @@ class Masked(Family):
     ) -> tuple[masked.Held, masked.Carry]:
         condition = {name: batch[name] for name in self.condition_fields}
         settings = {"num_guided": num_guided, "keep_logits": keep_logits}
-        return masked.begin(self, model, batch, condition, **settings)
+        return masked.begin(self, laid_out, batch, condition, **settings)
 
     def advance(
         self,

@@ -21,7 +21,8 @@ import numpy as np
 from flax import nnx
 
 from gen.decoding import guidance
-from gen.decoding.plan import Now, Plan, Step, common_widths, group
+from gen.decoding.phases import group
+from gen.decoding.plan import Now, Plan, Step
 from gen.errors import UserError
 from gen.families.base import DecodeState
 from gen.families.cached import CachedFamily, with_prompt
@@ -191,26 +192,18 @@ class NextNeighbour(CachedFamily):
         num_cond, num_positions = self.condition.num_slots, len(self.order_P)
         num_slots = num_cond + num_positions - 1
         sizes_N = np.bincount(self.distance_P)
-        widths = common_widths(np.maximum(sizes_N[:-1], sizes_N[1:]).tolist())
         axes = self.before_PA.shape[1]
         start = Step(np.arange(num_cond), np.full((1, axes), num_cond - 1), np.zeros(1, np.int32))
         steps = [start]
-        for distance, width in enumerate(widths, start=1):
-            # A run too wide for what is left feeds earlier slots again, which changes nothing;
-            # slots of later steps among the run are seen by nobody until they are fed in turn.
+        for distance, count in enumerate(sizes_N[:-1], start=1):
             first = num_cond + int(sizes_N[: distance - 1].sum())
-            first = min(first, num_slots - width)
             target_R = self.order_P[self.distance_P[self.order_P] == distance]
             slots_RA = num_cond + self.rank_P[self.before_PA[target_R]]
             read_RA = np.where(self.before_PA[target_R] < 0, -1, slots_RA - first)
-            extra = width - len(target_R)
-            steps.append(Step(
-                np.arange(first, first + width),
-                np.pad(read_RA, ((0, extra), (0, 0)), constant_values=-1),
-                np.pad(target_R, (0, extra), constant_values=num_positions),
-            ))  # fmt: skip
+            steps.append(Step(first + np.arange(count), read_RA, target_R))
         step_S = np.concatenate([np.arange(num_cond), num_cond + np.sort(self.distance_P)[:-1]])
-        return Plan(step_S, self._rope(), group(steps, num_slots=num_slots), self.config.taps)
+        phases = group(steps, num_slots=num_slots, num_positions=num_positions)
+        return Plan(step_S, self._rope(), phases, self.config.taps)
 
     def _rope(self) -> np.ndarray | None:
         if self.config.positions != "rotary":

@@ -19,7 +19,8 @@ import numpy as np
 from flax import nnx, struct
 
 from gen.decoding.cached import Sampled
-from gen.decoding.plan import Now, Plan, Step, group
+from gen.decoding.phases import alone
+from gen.decoding.plan import Now, Plan, Step
 from gen.errors import UserError
 from gen.families.base import DecodeState
 from gen.families.cached import CachedFamily
@@ -165,7 +166,7 @@ class NextScale(CachedFamily):
             Step(slots := np.flatnonzero(self.level_P == scale), slots - slots[0], slots)
             for scale in range(len(lattices))
         ]
-        phases = group(steps, num_slots=len(self.level_P), alone=True)
+        phases = alone(steps)
         self.plan = Plan(self.level_P, None, phases)
 
     def build(self, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> NextScaleModel:

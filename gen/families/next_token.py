@@ -19,7 +19,8 @@ from flax import nnx
 
 from gen import layouts
 from gen.decoding import guidance
-from gen.decoding.plan import Now, Plan, Step, group
+from gen.decoding.phases import group
+from gen.decoding.plan import Now, Plan, Step
 from gen.errors import UserError
 from gen.families.base import DecodeState
 from gen.families.cached import CachedFamily, with_prompt
@@ -125,4 +126,5 @@ def make_plan(config: NextTokenConfig) -> Plan:
         Step(feed_W=feed, read_R=np.array([len(feed) - 1]), target_R=np.array([position]))
         for position, feed in enumerate(feeds)
     ]
-    return Plan(np.arange(num_slots), rope_S2C, group(steps, num_slots=num_slots))
+    phases = group(steps, num_slots=num_slots, num_positions=num_positions)
+    return Plan(np.arange(num_slots), rope_S2C, phases)

@@ -15,6 +15,32 @@ import jax.numpy as jnp
 from flax import nnx
 
 NARROW_ROWS = 64
+LARGE = 1 << 18  # entries of weights from which it matters how their gradient is made
+
+
+@jax.custom_vjp
+def times(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+    """`x @ kernel`, with the gradients written out.
+
+    JAX makes that of the weights (F, D) and transposes it, and XLA's CPU backend then makes what
+    comes before it, such as the derivative of an activation, in transposed order: a fifth of the
+    training step of LlamaGen-B (8 samples, two cores).
+    """
+    return jax.lax.dot_general(x, kernel_DF, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _times_forward(x: jax.Array, kernel_DF: jax.Array) -> tuple:
+    return times(x, kernel_DF), (x, kernel_DF)
+
+
+def _times_backward(kept: tuple, grad: jax.Array) -> tuple:
+    (x, kernel_DF), leading = kept, tuple(range(grad.ndim - 1))
+    grad = jax.lax.optimization_barrier(grad)
+    grad_DF = jax.lax.dot_general(x, grad, ((leading, leading), ((), ())))
+    return jax.lax.dot_general(grad, kernel_DF, (((grad.ndim - 1,), (1,)), ((), ()))), grad_DF
+
+
+times.defvjp(_times_forward, _times_backward)
 
 
 class Linear(nnx.Linear):
@@ -24,14 +50,20 @@ class Linear(nnx.Linear):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(..., D)` -> `(..., F)` in the compute dtype."""
-        if not self.flipped:
+        if not self.flipped and not self._is_large:
             return super().__call__(x)
         made = self.product(x.astype(self.dtype))
         return made if self.bias is None else made + self.bias[...].astype(self.dtype)
 
+    @property
+    def _is_large(self) -> bool:
+        return self.kernel[...].size >= LARGE and jax.default_backend() == "cpu"
+
     def product(self, x: jax.Array, preferred: jnp.dtype | None = None) -> jax.Array:
         """Without the bias, in the dtype of `x`; sums and result in `preferred` if given."""
         kernel = self.kernel[...].astype(x.dtype)
+        if not self.flipped and self._is_large and preferred in (None, x.dtype):
+            return times(x, kernel)
         if not self.flipped:
             return jnp.einsum("...d,df->...f", x, kernel, preferred_element_type=preferred)
         x_MD = x.reshape(-1, x.shape[-1])

@@ -1,0 +1,50 @@
+"""Linear maps whose gradients are written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gen.models import linear as linears
+from gen.models.layers import linear
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)])
+def test_gradients_are_those_of_the_product(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, kernel_DF = (jnp.asarray(rng.normal(size=s), dtype) for s in (shape, (3, 4)))
+    weight = jnp.asarray(rng.normal(size=(*shape[:-1], 4)), dtype)
+
+    def loss(product, x, kernel_DF):
+        return jnp.sum((product(x, kernel_DF) * weight).astype(jnp.float32))
+
+    plain, own = (
+        jax.jit(jax.value_and_grad(lambda x, k, p=product: loss(p, x, k), (0, 1)))(x, kernel_DF)
+        for product in (jnp.matmul, linears.times)
+    )
+    tolerance = {"float32": 1e-6, "bfloat16": 2e-2}[dtype]
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(own), strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        np.testing.assert_allclose(
+            np.asarray(one, np.float32), np.asarray(other, np.float32),
+            rtol=tolerance, atol=tolerance,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_large_maps_take_them(bias, monkeypatch):
+    layer = linear(6, 4, dtype=jnp.float32, rngs=nnx.Rngs(0), bias=bias)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6))
+    small = layer(x)
+    assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: layer(x))(x))
+    monkeypatch.setattr(linears, "LARGE", 24)
+    assert "custom_vjp" in str(jax.make_jaxpr(lambda x: layer(x))(x))
+    np.testing.assert_array_equal(small, layer(x))
+    np.testing.assert_array_equal(layer.product(x), layer.product(x, jnp.float32))
+    # Sums in another dtype than the rows' are not what is written out.
+    half = x.astype(jnp.bfloat16)
+    assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: layer.product(x, jnp.float32))(half))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: layer(x))(x))
