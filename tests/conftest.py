@@ -1,7 +1,13 @@
-"""Tests run on the CPU, and share a compilation cache within one run of the suite."""
+"""Tests run on the CPU, and share a compilation cache within one run of the suite.
+
+Most of their time would go into optimizing code that runs for milliseconds: XLA is told to leave
+that out, unless XLA_FLAGS is set (`XLA_FLAGS= pytest` compiles as users do) or `-m` asks for the
+slow tests, which train for minutes.
+"""
 
 import os
 import tempfile
+from importlib import metadata
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Subprocesses inherit it: the second process of a test compiles nothing again.
@@ -10,3 +16,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Where a test takes that away: nothing is written to the user's own.
 os.environ["GEN_COMPILATION_CACHE"] = "off"
 os.environ.pop("GEN_XLA_FLAGS", None)
+
+QUICK = "--xla_backend_optimization_level=0"
+if metadata.version("jaxlib").startswith("0.10."):  # a later one ends at a flag that it lost
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config):
+    # Before the first test starts JAX; subprocesses inherit it.
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", QUICK)

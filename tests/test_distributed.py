@@ -43,9 +43,8 @@ def start(module, *arguments, devices):
     return [
         subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],
-            env=os.environ | {
+            env=os.environ | tiny.fake_devices(devices) | {
                 "PYTHONPATH": str(tiny.ROOT),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
                 "JAX_COORDINATOR_ADDRESS": address,
                 "JAX_NUM_PROCESSES": "2",
                 "JAX_PROCESS_ID": str(index),

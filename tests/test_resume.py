@@ -16,7 +16,7 @@ from gen.errors import UserError
 from gen.training import checkpoint
 from tests import tiny
 
-STEPS = 300
+STEPS = 150
 OVERRIDES = {"train.steps": STEPS, "train.save_every": 6, "train.eval_every": 50}
 
 

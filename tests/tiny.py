@@ -158,13 +158,15 @@ def captions(condition: Any, batch: int, seed: int = 0) -> tuple[np.ndarray, np.
     return features, valid
 
 
+def fake_devices(count: int) -> dict[str, str]:
+    """Environment of a process with so many devices, compiling as this one does."""
+    flag = f"--xla_force_host_platform_device_count={count}"
+    return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()}
+
+
 def run_module(module: str, *arguments: Any, devices: int = 1, timeout: float = 300, **env: str):
     """Runs `python -m module ...` in a process of its own."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        **env,
-    }
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | fake_devices(devices) | env
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         capture_output=True,
