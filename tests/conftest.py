@@ -1,13 +1,12 @@
 """Tests run on the CPU, and share a compilation cache within one run of the suite.
 
-Most of their time would go into optimizing code that runs for milliseconds: XLA is told to leave
-that out, unless XLA_FLAGS is set (`XLA_FLAGS= pytest` compiles as users do) or `-m` asks for the
+Most of their time would go into optimizing machine code that runs for milliseconds: it is left
+out, unless XLA_FLAGS is set (`XLA_FLAGS= pytest` compiles as users do) or `-m` asks for the
 slow tests, which train for minutes.
 """
 
 import os
 import tempfile
-from importlib import metadata
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Subprocesses inherit it: the second process of a test compiles nothing again.
@@ -17,9 +16,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["GEN_COMPILATION_CACHE"] = "off"
 os.environ.pop("GEN_XLA_FLAGS", None)
 
-QUICK = "--xla_backend_optimization_level=0"
-if metadata.version("jaxlib").startswith("0.10."):  # a later one ends at a flag that it lost
-    QUICK += " --xla_cpu_use_fusion_emitters=false"
+QUICK = "--xla_backend_optimization_level=0"  # of LLVM; what XLA makes of a program stays the same
 
 
 def pytest_configure(config):

@@ -97,3 +97,16 @@ def test_refusals(arguments, words, tmp_path, capfd):
         bench.main([str(path), *arguments])
     told = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
     assert raised.value.code == 2 and len(told) == 1 and words in told[0]
+
+
+def test_a_dtype_tells_what_it_costs(tmp_path, capsys):
+    path, out = tiny.write_config(tmp_path / "config.py"), tmp_path / "figures.json"
+    bench.main([
+        str(path), "--batch", "1", "--guidance", "none", "--rounds", "2",
+        "--dtype", "bfloat16", "--out", str(out),
+    ])  # fmt: skip
+    found = json.loads(out.read_text())["precision"]
+    assert found["measure"] == "nll" and 1.0 < found["float32"] < 5.0
+    assert 0.0 < found["mean_difference"] <= found["largest_difference"] < 0.1
+    assert abs(found["own"] - found["float32"]) <= found["mean_difference"]
+    assert "nll of random tokens" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import pytest
 from gen import config as configs
 from gen import schema
 from gen.errors import UserError
+from gen.training import checkpoint
 from tests import tiny
 
 FILES = sorted(path.name for path in (tiny.ROOT / "configs").glob("*.py"))
@@ -137,6 +138,20 @@ def test_shipped_configs_load_and_survive_json(name):
     path = tiny.ROOT / "configs" / name
     config = configs.load(str(path))
     assert configs.from_json(config.to_json()) == config
+
+
+def test_runs_of_older_versions_load(monkeypatch, tmp_path):
+    """What they stored of an option that is no more is left out."""
+    config = tiny.config(**tiny.masked())
+    stored = config.to_json()
+    stored["sample"]["options"] = stored["sample"]["options"] or {}
+    stored["sample"]["options"]["keep_steps"] = False
+    (tmp_path / "meta").mkdir()
+    meta = {"format": checkpoint.FORMAT, "config": stored}
+    monkeypatch.setattr(checkpoint, "_verify_once", lambda folder: None)
+    monkeypatch.setattr(checkpoint, "_restore", lambda folder, args: {"meta": meta})
+    read = configs.from_json(checkpoint.read_meta(tmp_path)["config"])
+    assert read.model == config.model and not hasattr(read.sample.options, "keep_steps")
     assert len(path.read_text().splitlines()) <= 66, "a config is one screen"
     assert f"--config configs/{name}" in path.read_text()
 

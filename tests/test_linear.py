@@ -48,3 +48,32 @@ def test_large_maps_take_them(bias, monkeypatch):
     assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: layer.product(x, jnp.float32))(half))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: layer(x))(x))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 9])
+def test_halves_are_the_product_of_bfloat16(rows):
+    """Exact products of halves, summed in float32 and rounded once."""
+    rng = np.random.default_rng(rows)
+    layer = linear(64, 48, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = jnp.asarray(rng.normal(size=(rows, 64)), jnp.bfloat16)
+    kernel_DF = np.asarray(layer.kernel[...].astype(jnp.bfloat16), np.float64)
+    exact = np.asarray(x, np.float64) @ kernel_DF
+    made = layer(x)
+    assert made.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(made, np.float64), exact, rtol=2**-8, atol=1e-6)
+    single = layer.product(x, jnp.float32)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, exact, rtol=1e-4, atol=1e-6)
+    linears.flip(layer)
+    assert not layer.flipped
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 26, 64])
+def test_flipped_maps_give_the_same(rows):
+    layer = linear(6, 4, dtype=jnp.float32, rngs=nnx.Rngs(0), bias=True)
+    x = jax.random.normal(jax.random.key(rows), (rows, 6))
+    before = layer(x)
+    linears.flip(layer)
+    assert layer.flipped and layer.kernel[...].shape == (4, 6)
+    np.testing.assert_allclose(layer(x), before, atol=1e-6)
+    assert linears.padded(rows) == {1: 1, 4: 4, 5: 8, 26: 32, 64: 64}[rows]

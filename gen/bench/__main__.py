@@ -23,7 +23,8 @@ from tqdm import tqdm
 from gen import __version__, runtime
 from gen import config as configs
 from gen.api import Generator, load
-from gen.bench import rates, report, rival, timing
+from gen.bench import precision, rates, report, rival, timing
+from gen.bench.made_up import filled
 from gen.bench.sampling import Pixels, Sampler
 from gen.errors import UserError, ensure_writable, exit_on_user_error, note
 from gen.families import FAMILIES
@@ -64,7 +65,7 @@ def open_generator(target: str, overrides: list[tuple[str, str]], dtype: str) ->
         return load(target, dtype=dtype)
     config = configs.load(target, overrides)
     family = FAMILIES[config.family](config.model)
-    make = jax.jit(lambda: nnx.to_pure_dict(nnx.state(family.build(nnx.Rngs(0)))))
+    make = jax.jit(lambda: filled(nnx.to_pure_dict(nnx.state(family.build(nnx.Rngs(0))))))
     return Generator(config, make(), dtype=dtype)
 
 
@@ -201,6 +202,9 @@ def bench_sampling(args: Any, overrides: list[tuple[str, str]]) -> dict[str, Any
     for line in skipped:
         print(f"skipped {line}")
     found: dict[str, Any] = {"rates": vars(reached), "sampling": records, "skipped": skipped}
+    if args.dtype != "float32":
+        found["precision"] = precision.against_float32(generator)
+        print(precision.told(found["precision"], args.dtype))
     if against and samplers:
         middle, least, most = timing.ratios(times[args.against], times[samplers[0].name])
         seconds = times[args.against].median

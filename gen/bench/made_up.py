@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gen.checks import Captions
 from gen.families import Family
 from gen.models.conditioning import ConditionConfig
+
+
+def filled(params: dict[str, Any], *, std: float = 0.02) -> dict[str, Any]:
+    """Parameters with random numbers where matrices start at zero, as the last of a model may.
+
+    A model whose logits are all 0 would tell nothing of what rounding does to them.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    drawn = [
+        jnp.where(jnp.any(leaf), leaf, std * jax.random.normal(key, leaf.shape, leaf.dtype))
+        if leaf.ndim >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+        else leaf
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
 
 
 def captions(condition: ConditionConfig, rows: int) -> Captions | None:

@@ -131,6 +131,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     meta = _restore(folder, {"meta": ocp.args.JsonRestore()})["meta"]
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise UserError(f"checkpoint {folder} is of another format than {FORMAT}")
+    # An option of older versions, which a trace has replaced.
+    (meta["config"]["sample"].get("options") or {}).pop("keep_steps", None)
     return meta
 
 
