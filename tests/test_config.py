@@ -138,6 +138,8 @@ def test_shipped_configs_load_and_survive_json(name):
     path = tiny.ROOT / "configs" / name
     config = configs.load(str(path))
     assert configs.from_json(config.to_json()) == config
+    assert len(path.read_text().splitlines()) <= 66, "a config is one screen"
+    assert f"--config configs/{name}" in path.read_text()
 
 
 def test_runs_of_older_versions_load(monkeypatch, tmp_path):
@@ -152,8 +154,6 @@ def test_runs_of_older_versions_load(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, "_restore", lambda folder, args: {"meta": meta})
     read = configs.from_json(checkpoint.read_meta(tmp_path)["config"])
     assert read.model == config.model and not hasattr(read.sample.options, "keep_steps")
-    assert len(path.read_text().splitlines()) <= 66, "a config is one screen"
-    assert f"--config configs/{name}" in path.read_text()
 
 
 @pytest.mark.parametrize("name", FILES)
