@@ -48,6 +48,19 @@ def ensure_writable(folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def ensure_file(path: str | os.PathLike[str]) -> Path:
+    """The path, once a file could be written there; its folder is made if need be.
+
+    Raises:
+      UserError: it is a folder, or cannot be written to.
+    """
+    path = Path(path)
+    ensure_writable(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
+    return path
+
+
 def note(text: str) -> None:
     """Tells the user something in one line on stderr."""
     print(f"gen: {' '.join(text.split())}", file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ from gen import runtime, schema
 from gen.api import Generator, load
 from gen.config import Parser, overridden, split_overrides
 from gen.data import Dataset, Split, eval_batches
-from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest, note
+from gen.errors import UserError, ensure_file, exit_on_user_error, nearest, note
 from gen.inputs import open_data
 from gen.metrics.likelihood import histogram_baseline, summarise_loss, summarise_nll
 
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
         generator.config, overrides, groups=("data", "eval", "sample")
     )
     if args.out:
-        ensure_writable(Path(args.out).parent)
+        ensure_file(args.out)
     num_samples = config.eval.num_samples if args.num_samples is None else args.num_samples
     check_scores(config.eval.scores, num_samples)
     dataset = open_data(config, generator.family)

@@ -33,7 +33,7 @@ from gen.data import files
 from gen.decoding import draws
 from gen.decoding.guidance import num_guided_steps
 from gen.decoding.tokens import token_sampling
-from gen.errors import UserError, ensure_writable, exit_on_user_error, nearest
+from gen.errors import UserError, ensure_writable, exit_on_user_error
 from gen.families.base import abstract_model
 from gen.models import attention_kinds
 from gen.models.conditioning import ConditionConfig
@@ -224,7 +224,7 @@ def parse_platforms(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in PLATFORMS:
-            raise UserError(f'--platforms: "{name}" is unknown{nearest(name, PLATFORMS)}')
+            raise UserError(f'--platforms: "{name}" is not one of {", ".join(PLATFORMS)}')
     return names
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from gen import animate, distributed, runtime, schema, tokenizers
 from gen.api import Generator, load
 from gen.config import Parser, SampleConfig
-from gen.errors import UserError, ensure_writable, exit_on_user_error
+from gen.errors import UserError, ensure_file, ensure_writable, exit_on_user_error
 from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
 from gen.pictures.samples import save_samples
 from gen.prompts import Prompts, prompts_for
@@ -250,6 +250,8 @@ def main(argv: list[str] | None = None) -> None:
     out, mesh = Path(args.out), local_mesh() if args.parts else None
     with distributed.together("its checks"):
         ensure_writable(out if args.parts else out.parent)
+        for ending in (".npz", ".png", ".gif"):
+            ensure_file(out.with_name(out.name + ending))
     if args.parts:
         distributed.check_shared(out)
     generator = load(args.run, averaged=not args.raw, mesh=mesh, dtype=args.dtype)

@@ -66,6 +66,10 @@ def test_advice(monkeypatch):
     assert line.endswith("fastest is cudnn, which is chosen")
     (line,) = attention.advise([record(64, xla=1.0)], "gpu")
     assert line.endswith("fastest is xla, but cudnn is chosen, which could not be timed")
+    # What none of the calls can take is not what is chosen for them.
+    single = record(64, xla=1.0) | {"dtype": "float32"}
+    monkeypatch.setitem(kinds.CHOICES, ("gpu", "float32", "one"), "cudnn")
+    assert attention.advise([single], "gpu")[0].endswith("fastest is xla, which is chosen")
 
 
 def test_first_by_the_command(tmp_path, capsys, monkeypatch):

@@ -199,8 +199,8 @@ def test_flags_reach_the_weights_and_the_program(tmp_path, monkeypatch, quick_co
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--platforms", "cpu,gpu"], '--platforms: "gpu" is unknown'),
-        (["--platforms", ""], '--platforms: "" is unknown'),
+        (["--platforms", "cpu,gpu"], '--platforms: "gpu" is not one of cpu, cuda, tpu'),
+        (["--platforms", ""], '--platforms: "" is not one of'),
         (["--out", "/proc/nothing/x"], "cannot write to folder /proc/nothing"),
         (["--temperature", "-1"], "temperature is at least 0"),
         (["--top-k", "1.5"], "--top-k must be int"),

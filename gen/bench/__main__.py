@@ -26,8 +26,10 @@ from gen.api import Generator, load
 from gen.bench import precision, rates, report, rival, timing
 from gen.bench.made_up import filled
 from gen.bench.sampling import Pixels, Sampler
-from gen.errors import UserError, ensure_writable, exit_on_user_error, note
+from gen.errors import UserError, ensure_file, exit_on_user_error, note
 from gen.families import FAMILIES
+
+BATCHES = "1,4,16,64"
 
 
 def make_parser() -> configs.Parser:
@@ -39,7 +41,7 @@ def make_parser() -> configs.Parser:
     )
     add = parser.add_argument
     add("target", metavar="CONFIG_OR_RUN", help="FILE.py or FILE.py:argument, a run, a checkpoint")
-    add("--batch", default="1,4,16,64", help="sizes of batches (default: 1,4,16,64)")
+    add("--batch", default=BATCHES, help="sizes of batches (default: 1,4,16,64)")
     add("--guidance", help="a number, none, or both; default: both, at the config's number")
     add("--rounds", type=int, default=5, help="timed batches of each (default: 5)")
     add("--budget-s", type=float, default=60.0,
@@ -141,13 +143,17 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     runtime.start()
     args, rest = make_parser().parse_known_args(argv)
-    if args.rounds < 2 or args.budget_s <= 0:
-        raise UserError("--rounds is at least 2 and --budget-s above 0")
+    if args.rounds < 2:
+        raise UserError(f"--rounds is at least 2, not {args.rounds}")
+    if not args.budget_s > 0:
+        raise UserError(f"--budget-s is above 0, not {args.budget_s:g}")
     if args.out:
-        ensure_writable(Path(args.out).parent)
+        ensure_file(args.out)
     overrides = configs.split_overrides(rest)
     if sum((args.train, args.attention, args.first)) > 1:
         raise UserError("--train, --attention and --first are one at a time")
+    if args.first and args.batch not in (BATCHES, "1"):
+        raise UserError("--first samples a batch of 1: leave --batch out")
     if args.train:
         from gen.bench.training import bench_training
 

@@ -154,6 +154,8 @@ def advise(records: Sequence[dict[str, Any]], platform: str) -> list[str]:
         if not total:
             continue
         chosen = kinds.CHOICES.get((platform, dtype, count), kinds.PLAIN)
+        if not any(chosen in kinds.available(_case(record), platform) for record in of):
+            chosen = kinds.PLAIN
         best = min(total, key=total.get)
         told = "which is chosen"
         if best != chosen and chosen not in total:

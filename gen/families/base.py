@@ -265,9 +265,11 @@ class Family(abc.ABC):
         """Guidance scale per step, `(N,)`; all 1 for None. `options` default to `Options()`.
 
         Raises:
-          UserError: guidance was asked of a model that has no null condition.
+          UserError: guidance is no number, or was asked of a model that has no null condition.
         """
         options = options or self.Options()
+        if number is not None and not np.isfinite(number):
+            raise UserError(f"guidance is a finite number, not {number}")
         if number is None:
             return np.ones((self.num_steps(options),), np.float32)
         scale_N = self.guidance(number, interval, options)
