@@ -1,6 +1,7 @@
 """`gen.export`: one file draws what the API draws, at any batch size, without this package."""
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -249,5 +250,6 @@ def test_a_full_disk_leaves_nothing(run_folder, tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array", full)
+    monkeypatch.setattr(export, "tqdm", functools.partial(export.tqdm, disable=True))
     line = error_of(capsys, export.main, run_folder, "--out", tmp_path / "x", "--platforms", "cpu")
     assert "No space left on device" in line and not any(tmp_path.iterdir())

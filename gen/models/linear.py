@@ -83,12 +83,15 @@ class Linear(nnx.Linear):
         return made_MF[:rows].reshape(*x.shape[:-1], -1)
 
 
-def padded(rows: int) -> int:
+def padded(rows: int, *, least: int = 1) -> int:
     """A number of rows, this or the next, that products take in whole blocks.
 
     26 rows take 1.4 times as long as 32, 12 and 6 longer than 16 and 8 (768 x 2048, two cores).
+    A number that is not known when the program is made stays as it is.
     """
-    return rows if rows <= 4 else -(-rows // 8) * 8
+    if not isinstance(rows, int):
+        return rows
+    return max(rows, least) if rows <= 4 else -(-rows // 8) * 8
 
 
 def is_halved(dtype: jnp.dtype) -> bool:
@@ -104,7 +107,7 @@ def in_halves(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
     """
     x_MD = x.reshape(-1, x.shape[-1])
     rows = x_MD.shape[0]
-    x_MD = jnp.pad(x_MD, ((0, max(padded(rows), 2) - rows), (0, 0)))
+    x_MD = jnp.pad(x_MD, ((0, padded(rows, least=2) - rows), (0, 0)))
     made_MF = jnp.einsum("md,df->mf", x_MD, kernel_DF, preferred_element_type=jnp.float32)
     return made_MF[:rows].reshape(*x.shape[:-1], -1)
 
