@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gen import streaming
+from gen.bench.work import scan_counts
 from gen.decoding import trace
 from gen.decoding.draws import RecordedDraws
 from gen.decoding.parts import pieces
@@ -236,7 +237,7 @@ def scans(jaxpr):
 
 def stacked(jaxpr):
     """Arrays that scans stack from step to step."""
-    return sum(len(eqn.outvars) - eqn.params["num_carry"] for eqn in scans(jaxpr))
+    return sum(len(eqn.outvars) - scan_counts(eqn)[1] for eqn in scans(jaxpr))
 
 
 def test_mistakes_are_told_at_the_call(monkeypatch):

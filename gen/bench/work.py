@@ -105,7 +105,7 @@ class _Walk:
             jaxpr, sources, length = inner
             sizes = [None if i is None else given[i] for i in sources]
             if name == "scan":  # of what it scans over, a part at a time
-                first = eqn.params["num_consts"] + eqn.params["num_carry"]
+                first = sum(scan_counts(eqn))
                 sizes[first:] = [size and size / length for size in sizes[first:]]
             made = self.run(jaxpr, sizes, times * length, scope)
             # What a loop carries or makes is no weight, whatever it began as.
@@ -126,13 +126,28 @@ class _Walk:
         return [None] * len(eqn.outvars)
 
 
+def scan_counts(eqn: Any) -> tuple[int, int]:
+    """How many inputs of a scan stay the same, and how many arrays it carries.
+
+    By their shapes: what a scan goes through or stacks has one axis less inside. How the equation
+    tells it differs between versions of JAX.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+
+    def alike(outer: list, inner: list) -> int:
+        return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outer, inner, strict=True))
+
+    num_carry = alike(eqn.outvars, body.outvars)
+    return alike(eqn.invars, body.invars) - num_carry, num_carry
+
+
 def _inner(eqn: Any) -> tuple[core.Jaxpr, list[int | None], float] | None:
     """The jaxpr within an equation, which of the equation's inputs each of its inputs is, and how
     often it runs. Loops of unknown length count once, of branches the last counts."""
     params, count_in = eqn.params, len(eqn.invars)
     if eqn.primitive.name == "scan":
-        first_carry = params["num_consts"]
-        stop_carry = first_carry + params["num_carry"]
+        first_carry, num_carry = scan_counts(eqn)
+        stop_carry = first_carry + num_carry
         kept = [None if first_carry <= i < stop_carry else i for i in range(count_in)]
         return params["jaxpr"].jaxpr, kept, params["length"]
     if eqn.primitive.name == "while":
