@@ -52,7 +52,7 @@ def test_what_is_wrong_fails_or_is_slow_is_left_out(monkeypatch):
 
 def test_advice(monkeypatch):
     def record(slots, **seconds):
-        case = CASE._replace(S=1, T=slots, dtype="bfloat16")
+        case = CASE._replace(T=slots, E=64, dtype="bfloat16")
         return case._asdict() | {"seconds": {name: [s] * 3 for name, s in seconds.items()}}
 
     # What is fastest over all calls together, of the kinds that can do all of them.
