@@ -36,7 +36,7 @@ class FlagSet:
 
 
 # None of these is measured by us yet: they are what the vendors advise, to be tried one by one with
-# `launch/bench_gpu.sh`. A flag that does not exist ends the process; `tests/test_runtime.py` tries
+# `launch/bench_gpu.py`. A flag that does not exist ends the process; `tests/test_runtime.py` tries
 # those of GPUs on each jaxlib.
 FLAG_SETS = {
     # One GPU. Source: JAX's "GPU performance tips".

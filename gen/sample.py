@@ -248,6 +248,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--animate and --trace are for samples made at once: leave out --parts")
     distributed.start(args.distributed)
     out, mesh = Path(args.out), local_mesh() if args.parts else None
+    if not out.name:
+        raise UserError(f"--out is the start of file names, not {args.out or 'nothing'}")
     with distributed.together("its checks"):
         ensure_writable(out if args.parts else out.parent)
         for ending in (".npz", ".png", ".gif"):

@@ -182,6 +182,7 @@ def test_resuming_with_other_settings(tmp_path, capsys, run_folder):
         (["--num", "0"], "--num is at least 1"),
         (["--temperature", "-1"], "temperature is at least 0"),
         (["--guidance", "nan"], "guidance is a finite number, not nan"),
+        (["--out", "."], "--out is the start of file names, not ."),
         (["--temperature", "hot"], "--temperature must be float"),
         (["--top-k", "1.5"], "--top-k must be int"),
         (["--top-p", "0"], "top_p lies in (0, 1]"),

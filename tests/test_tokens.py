@@ -1,11 +1,12 @@
 """Temperature, top-k, top-p and guidance against slow, plain versions."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gen.decoding import guidance
-from gen.decoding.tokens import NEVER, choose, filter_logits, token_sampling
+from gen.decoding.tokens import NEVER, choose, filter_logits, most_likely, token_sampling
 from gen.errors import UserError
 
 
@@ -66,3 +67,15 @@ def test_guidance_schedule():
     assert guidance.num_guided_steps(np.array([1.0, 2.0, 1.0, 2.0, 1.0])) == 4
     assert guidance.num_guided_steps(np.ones(3)) == 0
     assert float(guidance.guide(jnp.array(2.0), jnp.array(1.0), jnp.array(3.0))) == 4.0
+
+
+def test_most_likely_is_the_first_of_the_largest():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-3, 3, (40, 3, 9)).astype(np.float32)  # with many ties
+    scores[0] = NEVER
+    scores[1, :, 4:] = -np.inf
+    found = jax.jit(most_likely)(scores)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, scores.argmax(axis=-1))
+    # What is no number gives an id all the same.
+    assert most_likely(np.full((1, 5), np.nan, np.float32))[0] in range(5)
