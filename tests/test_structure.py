@@ -17,6 +17,7 @@ LAYERS = [
     ("errors",),
     ("layouts", "sharding", "schema", "distributed", "runtime", "pictures", "metrics"),
     ("models", "data", "captions"),
+    ("images",),
     ("checks", "decoding", "tokenizers"),
     ("families",),
     ("config", "programs", "asked"),

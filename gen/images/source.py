@@ -1,0 +1,40 @@
+"""The contract of a source of pictures: so many, each with a key, perhaps a class, and pixels."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class BadImage(ValueError):
+    """One item of a source cannot be read; the text says which and why, in one line."""
+
+
+class Images(abc.ABC):
+    """Images or videos in a fixed order; what is read of one depends on that one alone.
+
+    Attributes:
+      name: of the source, for messages and manifests.
+      class_names: names of the classes, or None where items have none.
+    """
+
+    name: str
+    class_names: Sequence[str] | None
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @abc.abstractmethod
+    def key(self, index: int) -> str:
+        """What the item is called, unique in the source and the same on every machine."""
+
+    @abc.abstractmethod
+    def label(self, index: int) -> int | None:
+        """Its class, or None where there are no classes."""
+
+    @abc.abstractmethod
+    def read(self, index: int) -> np.ndarray:
+        """Its pixels, uint8 `(H, W, 3)`, or `(T, H, W, 3)` of a video; raises `BadImage`."""
