@@ -1,10 +1,11 @@
-"""`python -m gen.bench CONFIG_OR_RUN`: how fast sampling is, and how far from what it could be.
+"""`python -m gen.bench [CONFIG_OR_RUN]`: how fast sampling is, and how far from what it could be.
 
 A config file gives random weights, a run's folder or checkpoint its own. Batches of several sizes,
 with and without guidance, are sampled in turn in one process, between readings of the machine's
 bandwidth and matmul rate; beside each time stands the bound these two give. `--train` times the
 training step instead, `--attention` the ways to compute attention, `--first` a process from its
 start to its first sample, and `--against` another implementation, call by call in turn with ours.
+`--tokenizer FILE` alone times a tokenizer.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
-from gen import __version__, runtime
+from gen import __version__, runtime, schema
 from gen import config as configs
 from gen.api import Generator, load
-from gen.bench import precision, rates, report, rival, timing
+from gen.bench import coding, precision, rates, report, rival, timing
 from gen.bench.made_up import filled
 from gen.bench.sampling import Pixels, Sampler
 from gen.errors import UserError, ensure_file, exit_on_user_error, note
@@ -40,14 +41,19 @@ def make_parser() -> configs.Parser:
         epilog="Fields of the config: --config.sample.top_k=2000, after a config file.",
     )
     add = parser.add_argument
-    add("target", metavar="CONFIG_OR_RUN", help="FILE.py or FILE.py:argument, a run, a checkpoint")
+    add("target", nargs="?", metavar="CONFIG_OR_RUN",
+        help="FILE.py or FILE.py:argument, a run, a checkpoint")  # fmt: skip
     add("--batch", default=BATCHES, help="sizes of batches (default: 1,4,16,64)")
     add("--guidance", help="a number, none, or both; default: both, at the config's number")
     add("--rounds", type=int, default=5, help="timed batches of each (default: 5)")
     add("--budget-s", type=float, default=60.0,
         help="skip a size whose batches would take longer than this (default: 60)")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
-    add("--tokenizer", metavar="FILE", help="time the decoding to pixels too")
+    add("--tokenizer", metavar="FILE",
+        help="time the decoding to pixels too; without CONFIG_OR_RUN: this alone")  # fmt: skip
+    add("--only", choices=coding.DIRECTIONS, help="of a tokenizer alone (default: both)")
+    add("--size", metavar="HEIGHT,WIDTH",
+        help="pixels of a tokenizer alone, or FRAMES,HEIGHT,WIDTH (default: 256,256)")  # fmt: skip
     add("--train", action="store_true", help="time the training step of a config instead")
     add("--attention", action="store_true",
         help="time ways to compute attention instead, at the sizes of this config")  # fmt: skip
@@ -154,7 +160,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--train, --attention and --first are one at a time")
     if args.first and args.batch not in (BATCHES, "1"):
         raise UserError("--first samples a batch of 1: leave --batch out")
-    if args.train:
+    if args.target is None:
+        found = bench_pixels(args, overrides)
+    elif args.only or args.size:
+        raise UserError("--only and --size go with --tokenizer alone, without CONFIG_OR_RUN")
+    elif args.train:
         from gen.bench.training import bench_training
 
         found = bench_training(args.target, overrides, dtype=args.dtype, rounds=args.rounds)
@@ -176,6 +186,29 @@ def main(argv: list[str] | None = None) -> None:
     print(", ".join(f"{name} {value}" for name, value in versions().items()))
     if args.out:
         Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+
+
+def bench_pixels(args: Any, overrides: list[tuple[str, str]]) -> dict[str, Any]:
+    """Times a tokenizer alone."""
+    if args.tokenizer is None:
+        raise UserError("name a config file, a run or a checkpoint, or a --tokenizer (see --help)")
+    if overrides or args.guidance or args.train or args.attention or args.first:
+        raise UserError(
+            "a tokenizer alone has no config, guidance, --train, --attention or --first"
+        )
+    directions = (args.only,) if args.only else coding.DIRECTIONS
+    if args.dtype != "float32":
+        directions = tuple(each for each in directions if each != "encode")
+        if not directions:
+            raise UserError("a tokenizer encodes in float32 alone")
+    shape = args.size and schema.parse(tuple[int, ...], args.size, "--size")
+    batches = sizes_of(args.batch)
+    if args.against and (len(batches) > 1 or not args.only):
+        raise UserError("--against compares one thing: give one size to --batch, and --only")
+    against = (args.against, rival.load(args.against)) if args.against else None
+    limits = {"rounds": args.rounds, "budget_s": args.budget_s, "dtype": args.dtype}
+    request = coding.Request(directions, batches, shape, **limits)
+    return coding.bench_tokenizer(args.tokenizer, request, against)
 
 
 def bench_sampling(args: Any, overrides: list[tuple[str, str]]) -> dict[str, Any]:
@@ -212,11 +245,8 @@ def bench_sampling(args: Any, overrides: list[tuple[str, str]]) -> dict[str, Any
         found["precision"] = precision.against_float32(generator)
         print(precision.told(found["precision"], args.dtype))
     if against and samplers:
-        middle, least, most = timing.ratios(times[args.against], times[samplers[0].name])
-        seconds = times[args.against].median
-        print(f"{args.against}: {seconds:.3g} s, {middle:.2f} times ours ({least:.2f}-{most:.2f})")
-        found["against"] = {"name": args.against, "seconds": list(times[args.against].seconds)}
-        found["against"] |= {"ratio": middle, "least": least, "most": most}
+        theirs, ours = times[args.against], times[samplers[0].name]
+        found["against"] = timing.compared(args.against, theirs, ours)
     return found
 
 

@@ -21,6 +21,20 @@ COLUMNS = (
 )
 
 
+CODING = (
+    ("", "direction", ""),
+    ("batch", "batch", "d"),
+    ("compile s", "compile_s", ".1f"),
+    ("ms/sample", "ms_per_sample", ".1f"),
+    ("bound", "bound_ms_per_sample", ".1f"),
+    ("share", "share_of_bound", ".0%"),
+    ("samples/s", "samples_per_s", ".3g"),
+    ("p50 s", "p50_s", ".3g"),
+    ("p95 s", "p95_s", ".3g"),
+    ("memory MB", "memory", ".0f"),
+)
+
+
 def cell(value: Any, form: str) -> str:
     """A value in its format, or none."""
     return "none" if value is None else format(value, form)
@@ -28,14 +42,25 @@ def cell(value: Any, form: str) -> str:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Aligned columns, one row per record of `Sampler.record`."""
-    rows = [[title for title, _, _ in COLUMNS]]
+    rows = rows_of(COLUMNS, records)
+    for row, record in zip(rows[1:], records):
+        row[0] += " px" if record["pixels"] else ""
+    return aligned(rows)
+
+
+def coding_table(records: Sequence[dict[str, Any]]) -> str:
+    """Aligned columns, one row per record of `Coder.record`."""
+    return aligned(rows_of(CODING, records))
+
+
+def rows_of(columns: Sequence[tuple], records: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Titles, then the cells of each record."""
+    rows = [[title for title, _, _ in columns]]
     for record in records:
         peak = record["peak_bytes"] or record["temporary_bytes"]
         record = record | {"memory": None if peak is None else peak / 1e6}
-        row = [cell(record[name], form) for _, name, form in COLUMNS]
-        row[0] += " px" if record["pixels"] else ""
-        rows.append(row)
-    return aligned(rows)
+        rows.append([cell(record[name], form) for _, name, form in columns])
+    return rows
 
 
 def attention_table(records: Sequence[dict[str, Any]]) -> str:

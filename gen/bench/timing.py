@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -56,3 +57,16 @@ def ratios(slow: Times, fast: Times) -> tuple[float, float, float]:
     """How many times as long `slow` takes in the same round: median, least and most."""
     pairs = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
     return float(np.median(pairs)), min(pairs), max(pairs)
+
+
+def compared(name: str, theirs: Times, ours: Times) -> dict[str, Any]:
+    """Prints how much longer another implementation takes, and returns the figures."""
+    middle, least, most = ratios(theirs, ours)
+    print(f"{name}: {theirs.median:.3g} s, {middle:.2f} times ours ({least:.2f}-{most:.2f})")
+    return {
+        "name": name,
+        "seconds": list(theirs.seconds),
+        "ratio": middle,
+        "least": least,
+        "most": most,
+    }
