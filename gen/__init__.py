@@ -1,7 +1,8 @@
 """Trains and samples autoregressive and masked image and video generators over tokens.
 
 Public API: `gen.load(run_or_checkpoint)` and `gen.from_published(system, weights)` return a
-`gen.Generator`; the latter a tokenizer where the system is one.
+`gen.Generator`; the latter a tokenizer where the system is one. `gen.pixels_of` decodes what a
+generator makes, `gen.save_pictures` shows it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gen.api import Generator, load
+    from gen.pixels import pixels_of, save_pictures
     from gen.published import from_published
 
 __version__ = "0.1.0"
-__all__ = ["Generator", "from_published", "load"]
+__all__ = ["Generator", "from_published", "load", "pixels_of", "save_pictures"]
 
 _HOMES = {"Generator": "gen.api", "load": "gen.api", "from_published": "gen.published"}
+_HOMES |= {"pixels_of": "gen.pixels", "save_pictures": "gen.pixels"}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

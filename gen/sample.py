@@ -4,8 +4,9 @@ Axes: N samples, P positions.
 
 The settings default to what the run's config gives under `sample`. The `.npz` holds `tokens`
 (N, P), `labels` (N,) or `captions` (N,), and `settings` (JSON); the PNG is a labelled grid. With a
-tokenizer, pixels are decoded: the grid shows them, and each sample is a PNG of its own. `--animate`
-adds the grid as it fills in, OUT.gif, and `--trace` to the `.npz` what each step did.
+tokenizer, pixels are decoded: the grid shows them, and each sample is a PNG (of videos a GIF) of
+its own. `--animate` adds the grid as it fills in, OUT.gif, and `--trace` to the `.npz` what each
+step did; `--mp4` adds the grid of videos as a film.
 
 `--parts` is for many samples. OUT/ keeps each batch as it is done, the same command goes on from
 there, and at the end OUT.npz is made of them. With a tokenizer it also holds the pixels `arr_0`,
@@ -20,80 +21,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from gen import animate, distributed, runtime, schema, tokenizers
+from gen import animate, distributed, runtime, schema
 from gen.api import Generator, load
 from gen.config import Parser, SampleConfig
 from gen.errors import UserError, ensure_file, ensure_writable, exit_on_user_error
 from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
+from gen.pictures.movies import check_mp4
 from gen.pictures.samples import save_samples
+from gen.pixels import Pixels, pixels_of, save_each
 from gen.prompts import Prompts, prompts_for
 
 
-def open_tokenizer(path: str, generator: Generator) -> tuple[tokenizers.Tokenizer, tuple[int, ...]]:
-    """The tokenizer of a file and the (height, width) in pixels of the generator's samples.
-
-    Raises:
-      UserError: the file is no tokenizer, or its tokens are not the generator's.
-    """
-    tokenizer, layout = tokenizers.load(path, mesh=generator.mesh), generator.family.layout
-    if layout.is_continuous:  # of latents at several scales, the last are what is decoded
-        layout = dataclasses.replace(layout, geometry="grid", shapes=layout.shapes[-1:])
-    sides = tuple(n * factor for n, factor in zip(layout.shapes[-1], tokenizer.downsample))
-    shape = sides[1:] if layout.shapes[-1][0] == 1 else sides
-    differing = layout.differences(tokenizer.layout(shape))
-    if differing:
-        raise UserError(
-            f"the tokenizer {path} does not fit the generator: {'; '.join(differing)} "
-            "(the generator's against the tokenizer's)"
-        )
-    for part in generator.family.tokenizer_parts:
-        ours, theirs = generator.params[part], tokenizer.params[part]
-        if not all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs))):
-            raise UserError(f"the tokenizer {path} has another {part} than the generator holds")
-    return tokenizer, shape
-
-
-def to_pixels(
-    drawn: dict[str, np.ndarray],
-    tokenizer: tokenizers.Tokenizer,
-    shape: tuple[int, ...],
-    *,
-    batch_size: int = 16,
-) -> np.ndarray:
-    """Pixels of what was drawn, uint8 `(N, H, W, 3)`, or `(N, T, H, W, 3)` of videos.
-
-    Latents are decoded where the generator gives them: some options smooth these alone.
-    """
-    if "latents" in drawn:
-        pixels = tokenizer.decode_latents(drawn["latents"], batch_size=batch_size)
-    else:
-        pixels = tokenizer.decode(drawn["tokens"], shape, batch_size=batch_size)
-    return tokenizer.to_uint8(pixels)
-
-
 def save_pixels(
-    folder: Path,
-    drawn: dict[str, np.ndarray],
-    tokenizer: tokenizers.Tokenizer,
-    shape: tuple[int, ...],
-    *,
-    keep: int,
-    batch_size: int = 16,
+    folder: Path, drawn: dict[str, np.ndarray], pixels: Pixels, *, keep: int, batch_size: int = 16
 ) -> np.ndarray:
-    """Decodes and writes `00000.png` and so on; returns the first `keep`, uint8 (N, H, W, 3)."""
+    """Decodes and writes each sample; returns the first `keep`, uint8 `(N, [T,] H, W, 3)`."""
     ensure_writable(folder)
     kept, total = [], len(drawn["tokens"])
-    with tqdm(total=total, unit="image", desc="decoding", delay=0.5) as bar:
+    with tqdm(total=total, unit="sample", desc="decoding", delay=0.5) as bar:
         for start in range(0, total, batch_size):
             rows = {name: array[start : start + batch_size] for name, array in drawn.items()}
-            images = to_pixels(rows, tokenizer, shape, batch_size=batch_size)
-            for index, image in enumerate(images, start):
-                Image.fromarray(image).save(folder / f"{index:05d}.png")
+            images = pixels(rows, batch_size=batch_size)
+            save_each(folder, images, start)
             kept.extend(images[: max(keep - start, 0)])
             bar.update(len(images))
     return np.stack(kept)
@@ -115,6 +67,7 @@ def make_parser() -> Parser:
     add("--out", default="samples", help="writes OUT.npz, OUT.png, and OUT/ for pixels")
     add("--animate", action="store_true",
         help="writes OUT.gif: how samples fill in (videos as strips of frames)")  # fmt: skip
+    add("--mp4", action="store_true", help="videos: also writes OUT.mp4 (extra `video`)")
     add("--trace", action="store_true",
         help="adds to OUT.npz what each step did: trace_step, trace_positions, trace_tokens and "
         "trace_confidence")  # fmt: skip
@@ -163,14 +116,14 @@ def settings_from(args: Any, generator: Generator) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked command; `pixels` is a tokenizer and (height, width), where one is given."""
+    """A checked command; `pixels` where a tokenizer is given."""
 
     args: Any
     out: Path
     generator: Generator
     settings: dict[str, Any]
     prompts: Prompts
-    pixels: tuple[tokenizers.Tokenizer, tuple[int, ...]] | None
+    pixels: Pixels | None
 
     @property
     def num(self) -> int:
@@ -191,7 +144,7 @@ class Job:
     def images(self, drawn: dict[str, np.ndarray]) -> np.ndarray:
         """Pixels of what was drawn, so many at a time on each device."""
         devices = self.generator.mesh.size if self.generator.mesh else 1
-        return to_pixels(drawn, *self.pixels, batch_size=16 * devices)
+        return self.pixels(drawn, batch_size=16 * devices)
 
     @property
     def title(self) -> str:
@@ -209,8 +162,9 @@ class Job:
             labels=self.prompts.names[: len(tokens_NP)],
             title=self.title,
             images=images,
+            mp4=self.args.mp4,
         )
-        each = f", each as a PNG in {self.out}" if self.pixels and not self.args.parts else ""
+        each = f", each as a file in {self.out}" if self.pixels and not self.args.parts else ""
         first = f", the first {len(tokens_NP)} in {picture}" if shown else ""
         print(f"{self.num} samples: {self.file}{first}{each}")
 
@@ -231,7 +185,7 @@ def sample_at_once(job: Job) -> None:
             )
     record = json.dumps({"run": job.args.run, "seed": job.args.seed, **job.settings})
     np.savez(job.file, **job.arrays(drawn), settings=record)
-    images = save_pixels(job.out, drawn, *job.pixels, keep=100) if job.pixels else None
+    images = save_pixels(job.out, drawn, job.pixels, keep=100) if job.pixels else None
     job.show(drawn["tokens"][:100], images)
     if job.args.animate:
         animate.save(job, frames, images)
@@ -246,13 +200,15 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--distributed is for --parts, which several processes share")
     if args.parts and (args.animate or args.trace):
         raise UserError("--animate and --trace are for samples made at once: leave out --parts")
+    if args.mp4:
+        check_mp4()
     distributed.start(args.distributed)
     out, mesh = Path(args.out), local_mesh() if args.parts else None
     if not out.name:
         raise UserError(f"--out is the start of file names, not {args.out or 'nothing'}")
     with distributed.together("its checks"):
         ensure_writable(out if args.parts else out.parent)
-        for ending in (".npz", ".png", ".gif"):
+        for ending in (".npz", ".png", ".gif", ".mp4"):
             ensure_file(out.with_name(out.name + ending))
     if args.parts:
         distributed.check_shared(out)
@@ -262,9 +218,11 @@ def main(argv: list[str] | None = None) -> None:
         if mesh:
             check_batch(settings["batch_size"], mesh)
         prompts = prompts_for(args, generator.family)
-        pixels = open_tokenizer(args.tokenizer, generator) if args.tokenizer else None
+        pixels = pixels_of(generator, args.tokenizer) if args.tokenizer else None
         if args.animate and not pixels:
             animate.check(generator.family)
+        if args.mp4 and generator.family.data_layout.shapes[-1][0] == 1:
+            raise UserError("--mp4 is for videos: these samples are images")
     job = Job(args, out, generator, settings, prompts, pixels)
     sample_in_parts(job) if args.parts else sample_at_once(job)
 

@@ -23,7 +23,7 @@ LAYERS = [
     ("config", "programs", "asked"),
     ("streaming",),
     ("inputs", "training", "api"),
-    ("published",),
+    ("published", "pixels"),
     ("sample", "animate", "parts", "prompts", "evaluate", "convert", "encode"),
     ("export", "bench"),
     ("train",),

@@ -26,9 +26,10 @@ from gen import config as configs
 from gen.api import Generator, load
 from gen.bench import coding, precision, rates, report, rival, timing
 from gen.bench.made_up import filled
-from gen.bench.sampling import Pixels, Sampler
+from gen.bench.sampling import Sampler
 from gen.errors import UserError, ensure_file, exit_on_user_error, note
 from gen.families import FAMILIES
+from gen.pixels import Pixels, pixels_of
 
 BATCHES = "1,4,16,64"
 
@@ -217,11 +218,7 @@ def bench_sampling(args: Any, overrides: list[tuple[str, str]]) -> dict[str, Any
     if against and (len(sizes_of(args.batch)) > 1 or args.guidance in (None, "both")):
         raise UserError("--against compares one thing: give one size to --batch, and --guidance")
     generator = open_generator(args.target, overrides, args.dtype)
-    pixels = None
-    if args.tokenizer:
-        from gen.sample import open_tokenizer
-
-        pixels = Pixels(*open_tokenizer(args.tokenizer, generator))
+    pixels = pixels_of(generator, args.tokenizer) if args.tokenizer else None
     samplers, skipped = make_samplers(generator, args, pixels)
     probes = rates.probes(weight_shapes(generator.params), jnp.dtype(args.dtype))
     calls = {sampler.name: sampler for sampler in samplers}

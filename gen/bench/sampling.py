@@ -15,15 +15,7 @@ from gen.bench.rates import Rates
 from gen.bench.timing import Times
 from gen.bench.work import Work, count
 from gen.decoding.guidance import num_guided_steps
-from gen.tokenizers import Tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """A tokenizer that decodes what is sampled, and the (height, width) in pixels."""
-
-    tokenizer: Tokenizer
-    shape: tuple[int, ...]
+from gen.pixels import Pixels
 
 
 class Sampler:
@@ -63,10 +55,7 @@ class Sampler:
         drawn = jax.block_until_ready(self._compiled(*self._arguments))
         if self.pixels:
             # The answer is a NumPy array, so it is there.
-            if "latents" in drawn:
-                self.pixels.tokenizer.decode_latents(np.asarray(drawn["latents"]))
-            else:
-                self.pixels.tokenizer.decode(np.asarray(drawn["tokens"]), self.pixels.shape)
+            self.pixels({name: np.asarray(array) for name, array in drawn.items()})
 
     def bound(self, rates: Rates) -> float:
         """Seconds that no program of this model can beat: of each phase, whatever takes longer,

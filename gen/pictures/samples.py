@@ -12,7 +12,7 @@ import numpy as np
 from gen.errors import UserError, note
 from gen.layouts import Layout
 from gen.pictures.grids import save_grid, tokens_to_gray
-from gen.pictures.movies import save_gif, save_strips
+from gen.pictures.movies import save_gif, save_mp4, save_strips
 
 # Frames in one row of strips: ten strips of the shortest videos, one of the longer ones.
 STRIP_FRAMES = 30
@@ -51,12 +51,13 @@ def save_samples(
     labels: list[str] | None,
     title: str,
     images: np.ndarray | None = None,
+    mp4: bool = False,
 ) -> bool:
     """Writes the labelled grid, ten to a row, so that class-balanced digits form columns.
 
     `images` are the pixels, uint8 `(N, H, W, 3)`; without them tokens are shown as gray levels.
-    Of a grid of several frames, the PNG has strips of frames, and a GIF beside it moves. False,
-    and a note, where nothing can be shown.
+    Of a grid of several frames, the PNG has strips of frames, and a GIF beside it moves, and if
+    asked for an MP4. False, and a note, where nothing can be shown.
     """
     if images is None and not has_gray(layout):
         note("no picture: latents, and tokens that are no grid, need --tokenizer FILE to be seen")
@@ -72,6 +73,8 @@ def save_samples(
         return True
     gif = path.with_suffix(".gif")
     save_gif(gif, images, labels=labels, columns=columns, title=title)
+    if mp4:
+        save_mp4(path.with_suffix(".mp4"), images, labels=labels, columns=columns, title=title)
     columns = strip_columns(frames)
     shown, labels = images[: 10 * columns], labels and labels[: 10 * columns]
     save_strips(path, shown, labels=labels, columns=columns, title=title)
