@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gen import runtime, schema
+from gen import beside, runtime, schema
 from gen.api import Generator, load
 from gen.config import Parser, overridden, split_overrides
 from gen.data import Dataset, Split, eval_batches
@@ -181,6 +181,10 @@ def make_parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
     parser.add_argument("--raw", action="store_true", help="the weights, not their average")
     parser.add_argument("--out", help="also write the JSON to this file")
+    parser.add_argument(
+        "--pictures", metavar="FILE.png", help="real examples above samples of their conditions"
+    )
+    parser.add_argument("--tokenizer", metavar="FILE", help="shows their pixels in --pictures")
     return parser
 
 
@@ -196,8 +200,11 @@ def main(argv: list[str] | None = None) -> None:
     config = generator.config = overridden(
         generator.config, overrides, groups=("data", "eval", "sample")
     )
-    if args.out:
-        ensure_file(args.out)
+    for path in filter(None, (args.out, args.pictures)):
+        ensure_file(path)
+    pixels = beside.opened(generator, args.tokenizer) if args.pictures else None
+    if args.tokenizer and not args.pictures:
+        raise UserError("--tokenizer is for --pictures")
     num_samples = config.eval.num_samples if args.num_samples is None else args.num_samples
     check_scores(config.eval.scores, num_samples)
     dataset = open_data(config, generator.family)
@@ -219,6 +226,10 @@ def main(argv: list[str] | None = None) -> None:
     print(text)
     if args.out:
         Path(args.out).write_text(text + "\n")
+    if args.pictures:
+        how = {"split": split, "seed": args.seed, "pixels": pixels}
+        beside.save_beside(args.pictures, generator, dataset, **how)
+        note(f"real examples and samples: {args.pictures}")
 
 
 if __name__ == "__main__":

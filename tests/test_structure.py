@@ -24,7 +24,7 @@ LAYERS = [
     ("streaming",),
     ("inputs", "training", "api"),
     ("published", "pixels"),
-    ("sample", "animate", "parts", "prompts", "evaluate", "convert", "encode"),
+    ("sample", "animate", "parts", "prompts", "beside", "evaluate", "convert", "encode"),
     ("export", "bench"),
     ("train",),
     ("compare",),
