@@ -126,11 +126,9 @@ def import_captioned_codes(
     found = _find_captions(root, parts, features, captions, length, encoder)
     (start, numbers), *_ = parts.items()
     first = start / f"{numbers[0]}.npy"
-    shape = read_integers(first).shape
-    if len(shape) != 2 or shape[0] != 1 or not shape[1]:
-        raise UserError(f"{first} has shape {shape}, and should have (1, codes)")
-    layout = layouts.grid(*grid_of(grid, shape[1], first), vocab_size)
-    images = CaptionedCodes(list(parts), list(parts.values()), found, shape[1], vocab_size)
+    positions = _positions(first)
+    layout = layouts.grid(*grid_of(grid, positions, first), vocab_size)
+    images = CaptionedCodes(list(parts), list(parts.values()), found, positions, vocab_size)
     train, test = split_evenly(np.arange(len(images)), holdout, root)
     for index in (0, len(images) - 1):
         images.read(index)
@@ -182,6 +180,14 @@ def _find_captions(
     if unused:
         note(f"{other} holds {len(unused)} folders without codes, such as {min(unused)}; going on")
     return found
+
+
+def _positions(first: Path) -> int:
+    """P, which the first file tells."""
+    shape = read_integers(first).shape
+    if len(shape) != 2 or shape[0] != 1 or not shape[1]:
+        raise UserError(f"{first} has shape {shape}, and should have (1, codes)")
+    return shape[1]
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
