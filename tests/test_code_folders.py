@@ -268,8 +268,9 @@ def test_requests_that_cannot_be_met(tmp_path, capsys):
     capsys.readouterr()
     assert "exists already" in refusal(capsys, main, *command, "--name", "x")
     assert "FORMAT" in refusal(capsys, main, "import")
-    absent = ["import", "llamagen-codes", tmp_path / "nosuch", "--name", "x"]
-    assert "nosuch is no folder" in refusal(capsys, main, *absent)
+    for absent in (tmp_path / "nosuch", "~nosuch", "x" * 5000):
+        asked = ["import", "llamagen-codes", absent, "--name", "x"]
+        assert "is no folder" in refusal(capsys, main, *asked)
 
 
 def test_integers_are_read_safely(tmp_path, monkeypatch):

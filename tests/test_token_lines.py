@@ -244,6 +244,8 @@ def test_requests_that_cannot_be_met(tmp_path, capsys):
         (tmp_path, f"{tmp_path} is no file"),
         (tmp_path / "no.jsonl", "no.jsonl is no file"),
         ("/dev/zero", "/dev/zero is no file"),
+        ("~nobody-of-this-name/x", "is no file"),
+        ("x" * 5000, "is no file"),
     ):
         found = refusal(capsys, main, "import", "rar-jsonl", path, source, *flags, *plain)
         assert message in found

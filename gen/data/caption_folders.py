@@ -29,6 +29,7 @@ from gen.data.importing import (
     grid_of,
     names_in,
     numbers_of,
+    path_of,
     progress_bar,
     records_of,
     split_evenly,
@@ -191,8 +192,8 @@ def _positions(first: Path) -> int:
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
+    folder = path_of(path)
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is no folder")
     return folder
 

@@ -25,6 +25,7 @@ from gen.data.importing import (
     check_same,
     grid_of,
     numbers_of,
+    path_of,
     progress_bar,
     records_of,
     split_evenly,
@@ -55,8 +56,8 @@ class CodeFolder:
         Raises:
           UserError: there is no such pair, it is empty, or codes and labels differ in number.
         """
-        source = Path(source).expanduser().absolute()
-        if not source.is_dir():
+        source = path_of(source)
+        if not os.path.isdir(source):
             raise UserError(f"{source} is no folder: it should hold *_codes and *_labels")
         inside = sorted(path for path in source.glob("*_codes") if path.is_dir())
         if len(inside) > 1:

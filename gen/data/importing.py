@@ -83,6 +83,12 @@ def check_ids(codes: np.ndarray, vocab_size: int, where: Path | str) -> None:
             raise UserError(f"{where} holds id {extreme}, the vocabulary is 0..{vocab_size - 1}")
 
 
+def path_of(source: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, from the root; it need not exist."""
+    # Not Path.expanduser, which fails where there is no such user.
+    return Path(os.path.expanduser(source)).absolute()
+
+
 def names_in(folder: Path, *, folders: bool = False) -> list[str]:
     """Names of the files or folders in a folder, sorted; hidden ones are left out."""
     try:

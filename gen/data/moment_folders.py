@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gen.data.importing import names_in, progress_bar, records_of, split_evenly
+from gen.data.importing import names_in, path_of, progress_bar, records_of, split_evenly
 from gen.data.manifest import Manifest
 from gen.data.npy import read_float_archive
 from gen.data.writer import write_dataset
@@ -51,8 +51,8 @@ class MomentFolders:
         Raises:
           UserError: they do not lie in class folders, a class has none, or the first is unreadable.
         """
-        root = Path(source).expanduser().absolute()
-        if not root.is_dir():
+        root = path_of(source)
+        if not os.path.isdir(root):
             raise UserError(f"{root} is no folder: it should hold a folder for each class")
         names = names_in(root, folders=True)
         if not names:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from gen import layouts
-from gen.data.importing import KINDS, grid_of, held_out, progress_bar
+from gen.data.importing import KINDS, grid_of, held_out, path_of, progress_bar
 from gen.data.lines import Line, parse_object, read_lines, shown
 from gen.data.manifest import Manifest, check_condition
 from gen.data.writer import check_new, write_dataset
@@ -210,9 +210,9 @@ def _find_all(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The files, each of which must be there, and named once."""
     paths: list[Path] = []
     for source in sources:
-        path = Path(source).expanduser().absolute()
+        path = path_of(source)
         # Not a pipe: the lines are read more than once.
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"{path} is no file: it should hold an image on each line")
         if any(path.samefile(other) for other in paths):
             raise UserError(f"{path} is given twice")
