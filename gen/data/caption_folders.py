@@ -40,6 +40,7 @@ from gen.data.writer import check_new, write_dataset
 from gen.errors import UserError, note
 
 VQ16 = {"id": "llamagen-vq16", "sha256": None}
+MAX_LENGTH = 2**12
 LENGTH, ENCODER = 120, "google/flan-t5-xl"  # of LlamaGen's text models
 
 
@@ -160,8 +161,8 @@ def _find_captions(
         raise UserError("give either the features of the captions or the captions, not both")
     if captions is not None and (length, encoder) != (None, None):
         raise UserError("captions of gen.encode text know their length and encoder: give neither")
-    if length is not None and length < 1:
-        raise UserError(f"captions have 1 slot or more, not {length}")
+    if length is not None and not 1 <= length <= MAX_LENGTH:
+        raise UserError(f"captions have 1 to {MAX_LENGTH} slots, not {length}")
     other = _folder(captions if features is None else features)
     found: list[FeatureFolder | CaptionRows] = []
     for codes, numbers in parts.items():
