@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gen import train
-from gen.data import check_dataset, code_folders, import_code_folder, npy, open_dataset
+from gen.data import check_dataset, code_folders, import_code_folder, importing, npy, open_dataset
 from gen.data.__main__ import main
 from tests import tiny
 from tests.data_helpers import error_of
@@ -97,7 +97,7 @@ def test_command_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(("count", "holdout"), [(10, 0), (10, 1), (10, 9), (1000, 7)])
 def test_held_out_images_are_spread_evenly(tmp_path, count, holdout):
-    train_numbers, test_numbers = code_folders.split_evenly(np.arange(count), holdout, tmp_path)
+    train_numbers, test_numbers = importing.split_evenly(np.arange(count), holdout, tmp_path)
     assert sorted([*train_numbers, *test_numbers]) == list(range(count))
     assert len(test_numbers) == holdout
     gaps = np.diff(test_numbers)
@@ -109,9 +109,9 @@ def test_images_are_read_as_they_are_needed(tmp_path, monkeypatch):
     folder = code_folders.CodeFolder.find(tmp_path)
     images = code_folders.Images([folder], (1, 1, 16), VOCAB, CLASSES)
     seen = []
-    monkeypatch.setattr(code_folders, "READ_AHEAD", 8)
+    monkeypatch.setattr(importing, "READ_AHEAD", 8)
     monkeypatch.setattr(code_folders.Images, "read", lambda self, number: seen.append(number))
-    stream = code_folders.records_of(images, images.numbers, code_folders.progress_bar(False, 40))
+    stream = importing.records_of(images, images.numbers, importing.progress_bar(False, 40))
     next(stream)
     assert 0 < len(seen) <= 8
     assert len(list(stream)) == 39 and sorted(seen) == list(range(40))
@@ -268,8 +268,9 @@ def test_requests_that_cannot_be_met(tmp_path, capsys):
     capsys.readouterr()
     assert "exists already" in refusal(capsys, main, *command, "--name", "x")
     assert "FORMAT" in refusal(capsys, main, "import")
-    absent = ["import", "llamagen-codes", tmp_path / "nosuch", "--name", "x"]
-    assert "nosuch is no folder" in refusal(capsys, main, *absent)
+    for absent in (tmp_path / "nosuch", "~nosuch", "x" * 5000):
+        asked = ["import", "llamagen-codes", absent, "--name", "x"]
+        assert "is no folder" in refusal(capsys, main, *asked)
 
 
 def test_integers_are_read_safely(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """`python -m gen.data`: imports token datasets from other formats, and checks datasets.
 
     python -m gen.data import llamagen-codes SOURCE... --name imagenet256_vq16
+    python -m gen.data import rar-jsonl FILE... --copies tencrop --name imagenet256_maskgit
     python -m gen.data import mar-moments SOURCE --name imagenet256_kl16
+    python -m gen.data import llamagen-t2i CODES --features FOLDER --name captions256_vq16
     python -m gen.data check DIR [--config configs/llamagen_b.py:256]
 
 Each format is a row of `FORMATS`; `import FORMAT --help` tells what it takes.
@@ -54,12 +56,23 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--dir", help="data directory; default: $GEN_DATA_DIR or ~/.cache/gen/data")
     add("--tokenizer-id", help="what made the tokens (%(default)s)")
     add("--tokenizer-sha256", metavar="HEX", help="SHA-256 of the tokenizer's weights")
-    add("--class-names", metavar="FILE", help="text file with the name of a class on each line")
     add(
         "--holdout", type=int, default=0, metavar="N",
         help="N images, spread evenly over all, become the split test; the same N always gives the "
         "same images (default: 0, all images are the split train)",
     )  # fmt: skip
+
+
+def _add_class_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="text file with the name of a class on each line"
+    )
+
+
+def _add_grid(parser: argparse.ArgumentParser, *, vocab: int) -> None:
+    add = parser.add_argument
+    add("--vocab", type=int, default=vocab, help="number of token ids (%(default)s)")
+    add("--grid", metavar="HEIGHT,WIDTH", help="default: a square")
 
 
 def _add_code_folders(parser: argparse.ArgumentParser) -> None:
@@ -71,21 +84,50 @@ def _add_code_folders(parser: argparse.ArgumentParser) -> None:
         "ten_crop_105) hold the same images, and their versions are put together",
     )  # fmt: skip
     add("--classes", type=int, default=1000, help="number of classes (%(default)s)")
-    add("--vocab", type=int, default=16384, help="number of token ids (%(default)s)")
-    add("--grid", metavar="HEIGHT,WIDTH", help="default: a square")
+    _add_grid(parser, vocab=16384)
     add(
         "--copies", choices=sorted(KINDS.values()),
         help="what the stored versions of an image are; default: 1 none, 2 flip, 10 tencrop",
     )  # fmt: skip
+    _add_class_names(parser)
 
 
 def _import_code_folders(args: Any) -> Manifest:
-    grid = args.grid and schema.parse(tuple[int, int], args.grid, "--grid")
     return data.import_code_folder(
-        *args.sources, name=args.name, directory=args.dir, num_classes=args.classes,
-        vocab_size=args.vocab, grid=grid, copies=args.copies, tokenizer=_tokenizer(args),
-        class_names=_class_names(args.class_names, args.classes), holdout=args.holdout,
-        progress=True,
+        *args.sources, num_classes=args.classes, vocab_size=args.vocab, grid=_grid(args),
+        copies=args.copies, class_names=_class_names(args.class_names, args.classes),
+        **_common(args),
+    )  # fmt: skip
+
+
+def _add_token_lines(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(tokenizer_id="maskgit-vqgan")
+    add = parser.add_argument
+    add(
+        "sources", nargs="+", metavar="FILE", help=".jsonl or .jsonl.gz; the images of several "
+        "files follow each other",
+    )  # fmt: skip
+    add("--classes", type=int, default=1000, help="number of classes (%(default)s)")
+    _add_grid(parser, vocab=1024)
+    add(
+        "--copies", choices=sorted(KINDS.values()), required=True,
+        help="what the lines of an image are, which a file does not tell: tencrop, ten that follow "
+        "each other; flip, two (see --block); none, each line is an image",
+    )  # fmt: skip
+    add(
+        "--block", type=int, metavar="N",
+        help="for flip: images are followed by their mirror images batch by batch, N in a batch "
+        "(--batch_size of pretokenization.py, in a file for each of its processes); 1 if each "
+        "image is followed by its own",
+    )  # fmt: skip
+    _add_class_names(parser)
+
+
+def _import_token_lines(args: Any) -> Manifest:
+    return data.import_token_lines(
+        *args.sources, copies=args.copies, block=args.block, num_classes=args.classes,
+        vocab_size=args.vocab, grid=_grid(args),
+        class_names=_class_names(args.class_names, args.classes), **_common(args),
     )  # fmt: skip
 
 
@@ -94,13 +136,37 @@ def _add_moment_folders(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder that holds a folder of .npz files for each class")
     add("--classes", type=int, help="number of class folders there must be (default: any)")
+    _add_class_names(parser)
 
 
 def _import_moment_folders(args: Any) -> Manifest:
     names = _class_names(args.class_names, args.classes)
     return data.import_moment_folders(
-        args.source, name=args.name, directory=args.dir, num_classes=args.classes,
-        tokenizer=_tokenizer(args), class_names=names, holdout=args.holdout, progress=True,
+        args.source, num_classes=args.classes, class_names=names, **_common(args)
+    )
+
+
+def _add_captioned_codes(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(tokenizer_id="llamagen-vq16")
+    add = parser.add_argument
+    add("codes", metavar="CODES", help="folder of 0.npy, 1.npy, ..., or of such folders")
+    captions = parser.add_mutually_exclusive_group(required=True)
+    captions.add_argument(
+        "--features", metavar="FOLDER", help="T5 features in files of the same names as the codes"
+    )
+    captions.add_argument(
+        "--captions", metavar="FOLDER",
+        help="what gen.encode text wrote: its first caption is that of 0.npy",
+    )  # fmt: skip
+    _add_grid(parser, vocab=16384)
+    add("--length", type=int, help="slots of a caption; longer --features are cut (default: 120)")
+    add("--encoder", help="what made the --features (default: google/flan-t5-xl)")
+
+
+def _import_captioned_codes(args: Any) -> Manifest:
+    return data.import_captioned_codes(
+        args.codes, features=args.features, captions=args.captions, vocab_size=args.vocab,
+        grid=_grid(args), length=args.length, encoder=args.encoder, **_common(args),
     )  # fmt: skip
 
 
@@ -111,12 +177,34 @@ FORMATS: dict[str, tuple[str, Callable[..., None], Callable[..., Manifest]]] = {
         _add_code_folders,
         _import_code_folders,
     ),
+    "rar-jsonl": (
+        "Files of a line for each image or crop, of 1d-tokenizer's pretokenization.py.",
+        _add_token_lines,
+        _import_token_lines,
+    ),
     "mar-moments": (
         "Folders of .npz files of moments, one folder per class, of MAR's main_cache.py.",
         _add_moment_folders,
         _import_moment_folders,
     ),
+    "llamagen-t2i": (
+        "Folders of .npy files of codes, of LlamaGen's extract_codes_t2i.py, and their captions.",
+        _add_captioned_codes,
+        _import_captioned_codes,
+    ),
 }
+
+
+def _common(args: Any) -> dict[str, Any]:
+    """What every importer takes."""
+    return {
+        "name": args.name, "directory": args.dir, "tokenizer": _tokenizer(args),
+        "holdout": args.holdout, "progress": True,
+    }  # fmt: skip
+
+
+def _grid(args: Any) -> tuple[int, int] | None:
+    return args.grid and schema.parse(tuple[int, int], args.grid, "--grid")
 
 
 def _tokenizer(args: Any) -> dict[str, Any]:

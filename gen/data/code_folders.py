@@ -11,27 +11,29 @@ Source of the format: FoundationVision/LlamaGen, `autoregressive/train/extract_c
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gen import layouts
+from gen.data.importing import (
+    KINDS,
+    check_ids,
+    check_same,
+    grid_of,
+    numbers_of,
+    path_of,
+    progress_bar,
+    records_of,
+    split_evenly,
+)
 from gen.data.manifest import Manifest, check_condition
 from gen.data.npy import read_integers
 from gen.data.writer import write_dataset
 from gen.errors import UserError, note
-
-KINDS = {1: "none", 2: "flip", 10: "tencrop"}  # by the number of versions of an image
-# Threads hide the delay of opening small files on a network disk; decoding is not the bottleneck.
-NUM_READERS = 8
-READ_AHEAD = 256
-_FILE = re.compile(r"(0|[1-9][0-9]{0,11})\.npy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +56,8 @@ class CodeFolder:
         Raises:
           UserError: there is no such pair, it is empty, or codes and labels differ in number.
         """
-        source = Path(source).expanduser().absolute()
-        if not source.is_dir():
+        source = path_of(source)
+        if not os.path.isdir(source):
             raise UserError(f"{source} is no folder: it should hold *_codes and *_labels")
         inside = sorted(path for path in source.glob("*_codes") if path.is_dir())
         if len(inside) > 1:
@@ -66,10 +68,10 @@ class CodeFolder:
         labels = codes.with_name(codes.name.removesuffix("_codes") + "_labels")
         if not labels.is_dir():
             raise UserError(f"{labels} is missing: it should hold the labels of {codes}")
-        numbers = _numbers(codes)
+        numbers = numbers_of(codes)
         if not len(numbers):
             raise UserError(f"{codes} holds no files: it should hold 0.npy, 1.npy and so on")
-        _check_same(codes, numbers, labels, _numbers(labels))
+        check_same(codes, numbers, labels, numbers_of(labels))
         return cls(codes, labels, numbers)
 
 
@@ -116,11 +118,7 @@ class Images:
         if codes.shape != self.shape:
             first = self.folders[0].codes / f"{self.numbers[0]}.npy"
             raise UserError(f"{path} has shape {codes.shape}, {first} has {self.shape}")
-        for extreme in (int(codes.min()), int(codes.max())):
-            if not 0 <= extreme < self.vocab_size:
-                raise UserError(
-                    f"{path} holds id {extreme}, the vocabulary is 0..{self.vocab_size - 1}"
-                )
+        check_ids(codes, self.vocab_size, path)
         return codes[0]
 
     def _read_label(self, path: Path) -> np.integer:
@@ -174,7 +172,7 @@ def import_code_folder(
     if len(shape) != 3 or shape[0] != 1 or 0 in shape:
         raise UserError(f"{first} has shape {shape}, and should have (1, versions, codes)")
     images = Images(folders, shape, vocab_size, num_classes)
-    layout = layouts.grid(*_grid(grid, shape[2], first), vocab_size)
+    layout = layouts.grid(*grid_of(grid, shape[2], first), vocab_size)
     augmentation = _augmentation(copies, shape[1], len(folders), first)
     train, test = split_evenly(images.numbers, holdout, folders[0].codes)
     for number in images.numbers[[0, -1]]:
@@ -190,16 +188,6 @@ def import_code_folder(
         )  # fmt: skip
 
 
-def split_evenly(numbers: np.ndarray, holdout: int, where: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of training and of held-out images; the latter lie evenly spread."""
-    count = len(numbers)
-    if not 0 <= holdout < count:
-        raise UserError(f"{where} holds {count} images: {holdout} of them cannot be held out")
-    held = np.zeros(count, bool)
-    held[(2 * np.arange(holdout) + 1) * count // max(2 * holdout, 1)] = True
-    return numbers[~held], numbers[held]
-
-
 def _find_all(sources: Sequence[str | os.PathLike[str]]) -> list[CodeFolder]:
     """The folders of each source, once it is clear that they hold the same images."""
     if not sources:
@@ -210,51 +198,13 @@ def _find_all(sources: Sequence[str | os.PathLike[str]]) -> list[CodeFolder]:
         if any(folder.codes.samefile(other.codes) for other in folders):
             raise UserError(f"{folder.codes} is given twice")
         folders.append(folder)
-        _check_same(folders[0].codes, folders[0].numbers, folder.codes, folder.numbers)
+        check_same(folders[0].codes, folders[0].numbers, folder.codes, folder.numbers)
     numbers = folders[0].numbers
     absent = int(numbers[-1]) + 1 - len(numbers)
     if absent:
         gap = int(np.flatnonzero(numbers != np.arange(len(numbers)))[0])
         note(f"{folders[0].codes} lacks {absent} numbers, the first of them {gap}; going on")
     return folders
-
-
-def _numbers(folder: Path) -> np.ndarray:
-    """The numbers of the `.npy` files of a folder, ascending int64."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.name.endswith(".npy")]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror})") from None
-    for name in names:
-        if not _FILE.fullmatch(name):
-            raise UserError(f"{folder / name} is not named by an image's number, such as 12.npy")
-    return np.sort(np.array([int(name[:-4]) for name in names], np.int64))
-
-
-def _check_same(one: Path, numbers: np.ndarray, other: Path, others: np.ndarray) -> None:
-    """Raises `UserError` unless two folders hold files of the same numbers."""
-    for folder, absent in (
-        (other, np.setdiff1d(numbers, others)),
-        (one, np.setdiff1d(others, numbers)),
-    ):
-        if len(absent):
-            raise UserError(
-                f"{one} holds {len(numbers)} files, {other} {len(others)}: "
-                f"{folder / f'{absent[0]}.npy'} is missing"
-            )
-
-
-def _grid(grid: tuple[int, int] | None, length: int, first: Path) -> tuple[int, int]:
-    """Height and width of the codes."""
-    side = math.isqrt(length)
-    if grid is None and side * side != length:
-        raise UserError(f"{first} holds {length} codes, which is no square: give --grid (or grid=)")
-    if grid is not None and math.prod(grid) != length:
-        raise UserError(
-            f"{first} holds {length} codes, the grid {grid[0]}x{grid[1]} {math.prod(grid)}"
-        )
-    return grid or (side, side)
 
 
 def _augmentation(
@@ -278,20 +228,3 @@ def _augmentation(
 def _description(folders: Sequence[CodeFolder]) -> str:
     names = ", ".join(f"{folder.codes.parent.name}/{folder.codes.name}" for folder in folders)
     return f"LlamaGen code folders: {names}"
-
-
-def progress_bar(progress: bool, total: int) -> Any:
-    """A bar over so many images, as a context; it shows nothing unless `progress`."""
-    from tqdm import tqdm
-
-    # The delay keeps a bar that never moved out of the way of an error message.
-    return tqdm(total=total, unit=" images", desc="importing", delay=0.5, disable=not progress)
-
-
-def records_of(images: Any, numbers: np.ndarray, bar: Any) -> Iterator[dict[str, np.ndarray]]:
-    """What `images.read` gives for these numbers, in order, a few hundred in memory at a time."""
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        for start in range(0, len(numbers), READ_AHEAD):
-            for record in pool.map(images.read, numbers[start : start + READ_AHEAD].tolist()):
-                yield record
-                bar.update()

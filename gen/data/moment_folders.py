@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gen.data.code_folders import progress_bar, records_of, split_evenly
+from gen.data.importing import names_in, path_of, progress_bar, records_of, split_evenly
 from gen.data.manifest import Manifest
 from gen.data.npy import read_float_archive
 from gen.data.writer import write_dataset
@@ -51,15 +51,15 @@ class MomentFolders:
         Raises:
           UserError: they do not lie in class folders, a class has none, or the first is unreadable.
         """
-        root = Path(source).expanduser().absolute()
-        if not root.is_dir():
+        root = path_of(source)
+        if not os.path.isdir(root):
             raise UserError(f"{root} is no folder: it should hold a folder for each class")
-        names = _names(root, folders=True)
+        names = names_in(root, folders=True)
         if not names:
             raise UserError(f"{root} holds no class folders, such as n01440764")
         files: list[tuple[int, str]] = []
         for label, name in enumerate(names):
-            images = [file for file in _names(root / name) if file.endswith(".npz")]
+            images = [file for file in names_in(root / name) if file.endswith(".npz")]
             if not images:
                 raise UserError(f"{root / name} holds no .npz files: each folder is a class")
             files += [(label, file) for file in images]
@@ -150,16 +150,3 @@ def import_moment_folders(
             augmentation={"kind": "flip", "count": len(NAMES)},
             source=f"cached moments: {images.root.name}",
         )  # fmt: skip
-
-
-def _names(folder: Path, *, folders: bool = False) -> list[str]:
-    """Names of the files or folders in a folder, sorted; hidden ones are left out."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if entry.is_dir() == folders and not entry.name.startswith(".")
-            )
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror})") from None

@@ -34,6 +34,11 @@ def read_integers(path: Path) -> np.ndarray:
     return _parse(_content(path), str(path), "integers")
 
 
+def read_floats(path: Path) -> np.ndarray:
+    """The floats of an `.npy` file, of any shape and width, as `read_integers` reads integers."""
+    return _parse(_content(path), str(path), "floats")
+
+
 def read_float_archive(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     """The named arrays of floats of an `.npz` file, of any shapes and widths.
 

@@ -63,12 +63,8 @@ def write_dataset(
       UserError: the dataset exists already, the description is inconsistent, or a record does
         not fit it; the record is named.
     """
-    _check_request(name, splits, records_per_shard)
-    root = files.data_root(directory)
-    destination = root / name / files.VERSION
-    exists = UserError(f"{destination} exists already; remove it or choose another name")
-    if destination.exists():
-        raise exists
+    _check_splits(splits, records_per_shard)
+    destination = check_new(directory, name)
     manifest = Manifest(
         name=name,
         layout=layout,
@@ -79,11 +75,30 @@ def write_dataset(
         licence=licence,
         source=source,
     )
-    with files.staging(root, name) as stage:
+    with files.staging(destination.parent.parent, name) as stage:
         manifest = _write_files(stage, manifest, splits, records_per_shard)
         if not files.install(stage, destination):
-            raise exists
+            raise _exists(destination)
     return manifest
+
+
+def check_new(directory: str | os.PathLike[str] | None, name: str) -> Path:
+    """Where `write_dataset` would write; for those who have much to do before it.
+
+    Raises:
+      UserError: this is no name of a dataset, or there is one already.
+    """
+    files.check_name(name)
+    if name in RESERVED_NAMES:
+        raise UserError(f'the dataset name "{name}" is taken by a built-in dataset')
+    destination = files.data_root(directory) / name / files.VERSION
+    if destination.exists():
+        raise _exists(destination)
+    return destination
+
+
+def _exists(destination: Path) -> UserError:
+    return UserError(f"{destination} exists already; remove it or choose another name")
 
 
 def seal(directory: Path, manifest: Manifest, lengths: Mapping[str, list[int]]) -> Manifest:
@@ -109,10 +124,7 @@ def seal(directory: Path, manifest: Manifest, lengths: Mapping[str, list[int]]) 
     return manifest
 
 
-def _check_request(name: str, splits: Mapping[str, Any], records_per_shard: int) -> None:
-    files.check_name(name)
-    if name in RESERVED_NAMES:
-        raise UserError(f'the dataset name "{name}" is taken by a built-in dataset')
+def _check_splits(splits: Mapping[str, Any], records_per_shard: int) -> None:
     if not splits or records_per_shard < 1:
         raise UserError("a dataset needs at least one split and one record per shard")
     for split in splits:
