@@ -92,8 +92,8 @@ def test_the_picture_by_the_command(tmp_path, capsys):
     }.items():
         evaluate.main([*run, "--pictures", str(tmp_path / f"{name}.png"), *more])
     gray, colour = (load(tmp_path / f"{name}.png") for name in ("gray", "colour"))
-    inside = gray[40:, 20:-20]
-    assert (inside[..., 0] == inside[..., 2]).all() and (colour[..., 0] != colour[..., 2]).any()
+    spans = [np.ptp(picture, axis=-1).max() for picture in (gray, colour)]
+    assert spans[0] < 10 < spans[1]  # text is nearly gray
     assert "samples: " in capsys.readouterr().err
 
 
