@@ -43,8 +43,7 @@ def open_tokenizer(path: str, generator: Generator) -> tuple[tokenizers.Tokenize
     tokenizer, layout = tokenizers.load(path, mesh=generator.mesh), generator.family.layout
     if layout.is_continuous:  # of latents at several scales, the last are what is decoded
         layout = dataclasses.replace(layout, geometry="grid", shapes=layout.shapes[-1:])
-    sides = tuple(n * factor for n, factor in zip(layout.shapes[-1], tokenizer.downsample))
-    shape = sides[1:] if layout.shapes[-1][0] == 1 else sides
+    shape = tokenizer.pixel_shape(layout.shapes[-1])
     differing = layout.differences(tokenizer.layout(shape))
     if differing:
         raise UserError(
