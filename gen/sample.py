@@ -33,9 +33,11 @@ from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
 from gen.pictures.samples import save_samples
 from gen.prompts import Prompts, prompts_for
 
+FRAME_MS = 125  # that a frame of a video is shown
+
 
 def open_tokenizer(path: str, generator: Generator) -> tuple[tokenizers.Tokenizer, tuple[int, ...]]:
-    """The tokenizer of a file and the (height, width) in pixels of the generator's samples.
+    """The tokenizer of a file and the shape in pixels of the generator's samples.
 
     Raises:
       UserError: the file is no tokenizer, or its tokens are not the generator's.
@@ -84,7 +86,11 @@ def save_pixels(
     keep: int,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Decodes and writes `00000.png` and so on; returns the first `keep`, uint8 (N, H, W, 3)."""
+    """Decodes and writes `00000.png` and so on, which move if they are videos.
+
+    Returns:
+      The first `keep`, uint8 `(N, H, W, 3)` or `(N, T, H, W, 3)`.
+    """
     ensure_writable(folder)
     kept, total = [], len(drawn["tokens"])
     with tqdm(total=total, unit="image", desc="decoding", delay=0.5) as bar:
@@ -92,10 +98,17 @@ def save_pixels(
             rows = {name: array[start : start + batch_size] for name, array in drawn.items()}
             images = to_pixels(rows, tokenizer, shape, batch_size=batch_size)
             for index, image in enumerate(images, start):
-                Image.fromarray(image).save(folder / f"{index:05d}.png")
+                save_png(folder / f"{index:05d}.png", image)
             kept.extend(images[: max(keep - start, 0)])
             bar.update(len(images))
     return np.stack(kept)
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Writes an image, uint8 `(H, W, 3)`, or the frames of a video, `(T, H, W, 3)`."""
+    first, *rest = map(Image.fromarray, image if image.ndim == 4 else image[None])
+    moving = {"save_all": True, "append_images": rest, "duration": FRAME_MS, "loop": 0}
+    first.save(path, **(moving if rest else {}))
 
 
 def make_parser() -> Parser:
