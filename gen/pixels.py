@@ -74,8 +74,7 @@ def pixels_of(generator: Generator, tokenizer: str | Path | Tokenizer) -> Pixels
         tokenizer = tokenizers.load(tokenizer, mesh=generator.mesh)
     if layout.is_continuous:  # of latents at several scales, the last are what is decoded
         layout = dataclasses.replace(layout, geometry="grid", shapes=layout.shapes[-1:])
-    sides = tuple(n * factor for n, factor in zip(layout.shapes[-1], tokenizer.downsample))
-    shape = sides[1:] if layout.shapes[-1][0] == 1 else sides
+    shape = tokenizer.pixel_shape(layout.shapes[-1])
     differing = layout.differences(tokenizer.layout(shape))
     if differing:
         raise UserError(

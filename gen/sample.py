@@ -221,7 +221,8 @@ def main(argv: list[str] | None = None) -> None:
         pixels = pixels_of(generator, args.tokenizer) if args.tokenizer else None
         if args.animate and not pixels:
             animate.check(generator.family)
-        if args.mp4 and generator.family.data_layout.shapes[-1][0] == 1:
+        still = len(pixels.shape) == 2 if pixels else generator.family.layout.shapes[-1][0] == 1
+        if args.mp4 and still:
             raise UserError("--mp4 is for videos: these samples are images")
     job = Job(args, out, generator, settings, prompts, pixels)
     sample_in_parts(job) if args.parts else sample_at_once(job)

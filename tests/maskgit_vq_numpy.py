@@ -61,7 +61,10 @@ class Port(Network):
         )
 
     def decode(self, ids):
-        x = self.blocks(self.conv(self.codes[ids], "decoder.conv_in"), "decoder.mid")
+        return self.decode_codes(self.codes[ids])
+
+    def decode_codes(self, z):
+        x = self.blocks(self.conv(z, "decoder.conv_in"), "decoder.mid")
         for number in reversed(range(self.levels)):
             x = self.blocks(x, f"decoder.up.{number}.block")
             x = self.conv(doubled(x), f"decoder.up.{number}.upsample_conv") if number else x

@@ -81,20 +81,34 @@ def test_arrays_of_every_kind(tmp_path):
         np.testing.assert_array_equal(weights.read(name), array)
 
 
+def test_plain_values_beside_arrays(tmp_path):
+    state = {
+        "global_step": 3,
+        "opt": {"0": {"count": np.zeros((), np.int32)}, "1": {}},
+        "metadata": {"name": "ü" * 40, "loss": 0.5, "on": True, "off": False, "none": None},
+        "numbers": {str(n): n for n in (127, 128, -1, -32, -33, -129, 2**16, 2**63, -(2**31) - 1)},
+    }
+    path = tmp_path / "checkpoint_3"
+    path.write_bytes(serialization.to_bytes(state))
+    weights = open_weights(path)
+    assert list(weights.shapes) == ["opt/0/count"]
+    flat = traverse_util.flatten_dict(state, sep="/")
+    assert weights.settings == {name: flat[name] for name in flat if name in weights.settings}
+    assert len(weights.settings) == 15
+
+
 def record(shape, dtype, data):
     return msgpack.ExtType(1, msgpack.packb((shape, dtype, data), use_bin_type=True))
 
 
 FOUR = np.arange(4, dtype=np.float32).tobytes()
 ATTACKS = {
-    "number": ({"a": 1}, '"a" is no dict or array'),
-    "text": ({"a": {"b": "x"}}, '"a/b" is no dict or array'),
-    "list": ({"a": [record((4,), "float32", FOUR)]}, "no dict or array"),
-    "bytes": ({"a": b"x"}, "no dict or array"),
-    "none": ({"a": None}, "no dict or array"),
+    "list": ({"a": {"b": [record((4,), "float32", FOUR)]}}, '"a/b" is no dict, array or plain'),
+    "bytes": ({"a": b"x"}, "no dict, array or plain value"),
+    "long text": ({"a": "x" * 1001}, "at most 1000"),
     "complex": ({"a": msgpack.ExtType(2, b"xx")}, "extension 2"),
     "time": ({"a": msgpack.Timestamp(1, 1)}, "extension 255"),
-    "chunks": ({"a": {"__msgpack_chunked_array__": True}}, "no dict or array"),
+    "chunks": ({"a": {"__msgpack_chunked_array__": True}}, '"a" is an array in chunks'),
     "object": ({"a": record((4,), "object", FOUR)}, 'dtype "object" is not supported'),
     "huge": ({"a": record((2**40,), "float32", FOUR)}, "far more than"),
     "short": ({"a": record((5,), "float32", FOUR)}, "takes 20 bytes, but has 16"),
@@ -103,6 +117,7 @@ ATTACKS = {
     "control": ({"a\nb": record((4,), "float32", FOUR)}, "characters of control"),
     "long": ({"x" * 1001: record((4,), "float32", FOUR)}, "at most 1000"),
     "twice": ({"a/b": record((), "bool", b"x"), "a": {"b": record((), "bool", b"x")}}, "two val"),
+    "twice plain": ({"a/b": 1, "a": {"b": None}}, "two values"),
     "no text": ({"a": record((4,), 4, FOUR)}, "no text"),
 }
 

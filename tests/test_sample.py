@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import gen
 from gen import sample, tokenizers
-from gen.tokenizers import MSVQTokenizer
+from gen.tokenizers import MAGVITConfig, MAGVITTokenizer, MSVQTokenizer
 from tests import tiny
 from tests.test_animate import cells_of
 from tests.test_movies import load_frames
@@ -33,9 +33,9 @@ def drawn(folder, out, *arguments):
     """Tokens, settings and the pixels of all samples, uint8 `(N, H, W, 3)`."""
     run = [str(folder / "model"), "--num", "5", "--out", str(out)]
     sample.main([*run, "--tokenizer", str(folder / "tokenizer.safetensors"), *arguments])
-    images = np.stack([np.asarray(Image.open(path)) for path in sorted(out.glob("*.png"))])
+    images = [np.asarray(Image.open(path)) for path in sorted(out.glob("*.png"))]
     with np.load(out.with_suffix(".npz")) as stored:
-        return stored["tokens"], json.loads(str(stored["settings"])), images
+        return stored["tokens"], json.loads(str(stored["settings"])), np.asarray(images)
 
 
 def test_options_and_latents(scales, tmp_path, capsys):
@@ -67,6 +67,24 @@ def test_a_gif_shows_the_pixels_of_latents_so_far(scales, tmp_path):
             found = cells_of(frame[None], index, *pixels.shape[1:3])[0]
             # A GIF has 256 colours.
             assert np.abs(found - pixels[index]).mean() < 12
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_videos_move(frames, tmp_path):
+    """The tokens of 1 or 2 frames stand for twice as many."""
+    grid = {"model.grid": [frames, 2, 2], "model.positions": "learned", "model.backbone.depth": 3}
+    tiny.generator(tiny.config(**tiny.neighbours(**grid))).save(tmp_path / "model")
+    config = MAGVITConfig(11, 3, 4, (1, 1), (True,), 1, 1, norm_groups=2)
+    tokenizer = MAGVITTokenizer.fresh(config)
+    tokenizers.save(tokenizer, tmp_path / "tokenizer.safetensors")
+    out = tmp_path / "x"
+    tokens, _, _ = drawn(tmp_path, out)
+    pixels = tokenizer.to_uint8(tokenizer.decode(tokens, (2 * frames, 4, 4)))
+    for index, path in enumerate(sorted(out.glob("*.gif"))):
+        with Image.open(path) as movie:
+            shown = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(movie)]
+        assert np.abs(np.stack(shown).astype(int) - pixels[index]).max() <= 1
+    assert len(load_frames(out.with_suffix(".gif"))[0]) == 2 * frames
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def save_samples(
 ) -> bool:
     """Writes the labelled grid, ten to a row, so that class-balanced digits form columns.
 
-    `images` are the pixels, uint8 `(N, H, W, 3)`; without them tokens are shown as gray levels.
-    Of a grid of several frames, the PNG has strips of frames, and a GIF beside it moves, and if
+    `images` are the pixels, uint8 `(N, H, W, 3)` or `(N, T, H, W, 3)`; without them tokens are
+    shown as gray levels. Of several frames, the PNG has strips, and a GIF beside it moves, and if
     asked for an MP4. False, and a note, where nothing can be shown.
     """
     if images is None and not has_gray(layout):
@@ -67,7 +67,7 @@ def save_samples(
         if layout.vocab_sizes[0] > 256:
             title += " (token ids as gray levels: pixels need the tokenizer)"
     columns = min(10, len(images))
-    frames = layout.shapes[-1][0]
+    frames = images.shape[1] if images.ndim == 5 else layout.shapes[-1][0]
     if frames == 1:
         save_grid(path, images, labels=labels, columns=columns, title=title)
         return True

@@ -21,11 +21,13 @@ from gen.published.flowar import FlowAR
 from gen.published.kl_vae import KLVAE
 from gen.published.llamagen import LlamaGen
 from gen.published.llamagen_vq import LlamaGenVQ
+from gen.published.magvit_3dvq import MAGVIT3DVQ
 from gen.published.maskgit import MaskGIT
 from gen.published.maskgit_vqgan import MaskGITVQGAN
 from gen.published.maskgit_vqgan_jax import MaskGITVQGANJax
 from gen.published.nar import Nar
 from gen.published.nar_video import NarVideo
+from gen.published.titok_tokenizer import TiTokVQ
 from gen.published.var import VAR
 from gen.published.var_vqvae import VARVQVAE
 from gen.published.weights import Weights, open_weights
@@ -35,12 +37,17 @@ SYSTEMS: dict[str, System] = {
     for system in (
         *(LlamaGen(), LlamaGenVQ(), Nar(), NarVideo(), VAR(), VARVQVAE()),
         *(MaskGITVQGAN(), MaskGITVQGANJax(), KLVAE(), MaskGIT(), FlowAR()),
+        *(TiTokVQ(), MAGVIT3DVQ()),
     )
 }
 
 Files = str | Path | Sequence[str | Path]
-# Where training scripts keep a model, in the order in which its own sampling scripts look.
-NESTS = ("", "model.", "module.", "state_dict.", "model.module.", "model.sd.", "model_ema.", "ema.")
+# Where training scripts keep a model, in the order in which its own sampling scripts look. Names in
+# Flax's files have slashes.
+NESTS = (
+    *("", "model.", "module.", "state_dict.", "model.module.", "model.sd.", "model_ema.", "ema."),
+    *("ema_params/", "g_params/", "g_optimizer/target/", "params/"),
+)
 
 
 def system_named(name: str) -> System:
@@ -84,23 +91,28 @@ def open_part(files: Files, anchor: str, key: str | None = None) -> Part:
                 raise UserError(f"{weights.path} and {owner[name].path} both hold {name}")
             owner[name] = weights
     found = [name.removesuffix(anchor) for name in owner if name == anchor]
-    found += [name.removesuffix(anchor) for name in owner if name.endswith("." + anchor)]
+    ends = "." + anchor, "/" + anchor
+    found += [name.removesuffix(anchor) for name in owner if name.endswith(ends)]
     where = ", ".join(str(path) for path in paths)
     if key is not None:
-        wanted = f"{key.rstrip('.')}." if key else ""
-        if wanted not in found:
-            there = ", ".join(f'"{prefix.rstrip(".")}"' for prefix in sorted(found)) or "nowhere"
-            raise UserError(f'{where}: no model under "{key}"; {anchor} is found under {there}')
-        return Part(owner, wanted)
+        wanted = [prefix for prefix in found if prefix.rstrip("./") == key.rstrip("./")]
+        if not wanted:
+            raise UserError(f'{where}: no model under "{key}"; {anchor} is found {_listed(found)}')
+        return Part(owner, wanted[0])
     if not found:
         some = ", ".join(list(owner)[:3]) or "no tensor at all"
         raise UserError(f"{where}: no tensor named {anchor} (it holds {some} ...)")
     rank = {prefix: place for place, prefix in enumerate(NESTS)}
     chosen = min(found, key=lambda prefix: (rank.get(prefix, len(rank)), prefix))
     if len(found) > 1:
-        names = ", ".join(f'"{prefix.rstrip(".")}"' for prefix in sorted(found))
-        note(f'{where} holds several models ({names}): taking "{chosen.rstrip(".")}"')
+        note(f'{where} holds several models, {_listed(found)}: taking "{chosen.rstrip("./")}"')
     return Part(owner, chosen)
+
+
+def _listed(prefixes: Sequence[str]) -> str:
+    """`under "ema", "model"`."""
+    names = ", ".join(f'"{prefix.rstrip("./")}"' for prefix in sorted(prefixes))
+    return f"under {names}" if names else "nowhere"
 
 
 def open_parts(

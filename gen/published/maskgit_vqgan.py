@@ -94,6 +94,25 @@ def res_block(theirs: str, ours: str) -> list[Entry]:
     ]
 
 
+def ends(theirs: str, ours: str) -> list[Entry]:
+    """The middle of an encoder or decoder, and what follows its levels."""
+    return [
+        *res_block(f"{theirs}.mid.{{j}}", f"{ours}/middle/{{j}}"),
+        *norm(f"{theirs}.norm_out", f"{ours}/norm_out"),
+        *conv(f"{theirs}.conv_out", f"{ours}/conv_out"),
+    ]
+
+
+def decoder_table(theirs: str, ours: str, levels: int) -> list[Entry]:
+    """A `gen.models.maskgit_vqgan.Decoder`."""
+    entries = [*conv(f"{theirs}.conv_in", f"{ours}/conv_in"), *ends(theirs, ours)]
+    for number in range(levels):
+        level = f"{ours}/levels/{levels - 1 - number}"
+        entries += res_block(f"{theirs}.up.{number}.block.{{j}}", f"{level}/blocks/{{j}}")
+        entries += conv(f"{theirs}.up.{number}.upsample_conv", f"{level}/upsample")
+    return entries
+
+
 def own_tokens(model: MaskGITVQTokenizer, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Ids of the given pixels, (B, P)."""
     return model.encode(np.moveaxis(inputs["pixels_native"], 1, -1))
@@ -112,10 +131,14 @@ def decoded(
     ids, shape = inputs["indices"], None
     if ids.ndim == 3:
         shape = [side * cell for side, cell in zip(ids.shape[1:], model.downsample[1:])]
-    pixels = channels_first(model.decode(ids.reshape(len(ids), -1), shape))
+    return finished(channels_first(model.decode(ids.reshape(len(ids), -1), shape)), settings)
+
+
+def finished(pixels: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
+    """Pixels in [0, 1] as a caller of the reference asks for them."""
     if settings.get("clamp"):
         pixels = np.clip(pixels, *settings["clamp"])
-    # The reference's caller works on [-1, 1].
+    # Some callers work on [-1, 1].
     return 2 * pixels - 1 if settings.get("returns", "").startswith("2*") else pixels
 
 
@@ -156,19 +179,10 @@ class MaskGITVQGAN(System):
         return tokenizer_target(MaskGITVQTokenizer, maskgit_config(settings))
 
     def table(self, settings: VQGANArgs) -> list[Entry]:
-        last = len(settings.channel_mult) - 1
-        entries = [
+        return [
             bare_conv("encoder.conv_in", "encoder/conv_in"),
-            *conv("decoder.conv_in", "decoder/conv_in"),
             *res_block("encoder.down.{i}.block.{j}", "encoder/levels/{i}/blocks/{j}"),
+            *ends("encoder", "encoder"),
+            *decoder_table("decoder", "decoder", len(settings.channel_mult)),
             Entry("quantize.embedding.weight", "codebook/embedding"),
         ]
-        for name in ("encoder", "decoder"):
-            entries += res_block(f"{name}.mid.{{j}}", f"{name}/middle/{{j}}")
-            entries += norm(f"{name}.norm_out", f"{name}/norm_out")
-            entries += conv(f"{name}.conv_out", f"{name}/conv_out")
-        for number in range(last + 1):
-            theirs, ours = f"decoder.up.{number}", f"decoder/levels/{last - number}"
-            entries += res_block(f"{theirs}.block.{{j}}", f"{ours}/blocks/{{j}}")
-            entries += conv(f"{theirs}.upsample_conv", f"{ours}/upsample")
-        return entries

@@ -80,14 +80,16 @@ def norm(theirs: str, ours: str) -> list[Entry]:
     return [Entry(f"{theirs}/{name}", f"{ours}/{name}") for name in ("scale", "bias")]
 
 
-def res_blocks(module: str, first: int, number: int, ours: str) -> list[Entry]:
+def res_blocks(
+    module: str, first: int, number: int, ours: str, norm_class: str = "GroupNorm"
+) -> list[Entry]:
     """Blocks from `ResBlock_{first}` on; the shortcut is there where the width changes."""
     entries = []
     for place in range(number):
         theirs, block = f"{module}/ResBlock_{first + place}", f"{ours}/{place}"
-        entries += norm(f"{theirs}/GroupNorm_0", f"{block}/norm1")
+        entries += norm(f"{theirs}/{norm_class}_0", f"{block}/norm1")
         entries += conv(f"{theirs}/Conv_0", f"{block}/conv1")
-        entries += norm(f"{theirs}/GroupNorm_1", f"{block}/norm2")
+        entries += norm(f"{theirs}/{norm_class}_1", f"{block}/norm2")
         entries += conv(f"{theirs}/Conv_1", f"{block}/conv2")
         entries += conv(f"{theirs}/Conv_2", f"{block}/shortcut")
     return entries

@@ -1,14 +1,16 @@
 """Flax's msgpack files: where each array lies in the file, found without loading any of them.
 
 `flax.serialization.to_bytes` writes nested dicts whose leaves are arrays, each a record of shape,
-dtype and bytes in an extension type. Nothing else is taken: no other extension, no plain value, no
-array in chunks (Flax cuts those over 1 GiB).
+dtype and bytes in an extension type. Beside them, a train state holds plain values: numbers, texts,
+true, false and nothing. Nothing else is taken: no other extension, no list, no array in chunks
+(Flax cuts those over 1 GiB).
 """
 
 from __future__ import annotations
 
 import math
-from typing import BinaryIO
+import struct
+from typing import Any, BinaryIO
 
 import ml_dtypes  # noqa: F401
 import numpy as np
@@ -35,6 +37,13 @@ TEXTS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 LISTS = {0xDC: 2, 0xDD: 4}
 BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 NUMBERS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
+# First byte -> how `struct` reads the number that follows it.
+PLAIN = {
+    **{0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"},
+    **{0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"},
+}
+CHUNKED = "__msgpack_chunked_array__"
 EXTENSIONS = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 
@@ -48,15 +57,15 @@ def is_map(head: bytes) -> bool:
 
 
 def msgpack_contents(file: BinaryIO, size: int) -> Contents:
-    """Arrays of a file of `size` bytes, by their keys joined with "/".
+    """Arrays and plain values of a file of `size` bytes, by their keys joined with "/".
 
     Raises:
-      UserError: the file is damaged, or holds anything but dicts and arrays.
+      UserError: the file is damaged, or holds anything but dicts, arrays and plain values.
     """
     reader = _Reader(file, size)
     reader.tree("", 0)
     need(file.tell() == size, f"its values end at byte {file.tell()}, not {size}")
-    return reader.arrays, {}
+    return reader.arrays, reader.settings
 
 
 class _Reader:
@@ -65,6 +74,7 @@ class _Reader:
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
         self.arrays: dict[str, Stored] = {}
+        self.settings: dict[str, Any] = {}
         self.visited = 0
 
     def take(self, count: int) -> bytes:
@@ -83,8 +93,10 @@ class _Reader:
         need(head in sizes, f"byte {self.file.tell() - 1} begins no {what}")
         return int.from_bytes(self.take(sizes[head]), "big")
 
-    def text(self, longest: int) -> str:
-        length = self.count(self.head(), TEXTS, range(0xA0, 0xC0), "text")
+    def text(self, longest: int, head: int | None = None) -> str:
+        """A text; `head` is its first byte, if that has been read."""
+        head = self.head() if head is None else head
+        length = self.count(head, TEXTS, range(0xA0, 0xC0), "text")
         need(length <= longest, f"a text of {length} bytes; at most {longest}")
         try:
             return self.take(length).decode("utf-8")
@@ -92,7 +104,7 @@ class _Reader:
             raise UserError("a text in it is damaged") from None
 
     def tree(self, name: str, depth: int) -> None:
-        """A dict or an array; arrays are kept, and their numbers passed over."""
+        """A dict, an array or a plain value; the numbers of arrays are passed over."""
         self.visited += 1
         need(self.visited <= MAX_ENTRIES, f"over {MAX_ENTRIES} values")
         need(depth <= MAX_DEPTH, f"its values lie over {MAX_DEPTH} levels deep")
@@ -102,17 +114,39 @@ class _Reader:
             for _ in range(self.count(head, MAPS, range(0x80, 0x90), "dict")):
                 key = self.text(MAX_NAME)
                 need(key.isprintable(), f"the name {shown(key)} has characters of control")
+                need(key != CHUNKED, f"{shown(name)} is an array in chunks, which is not supported")
                 self.tree(f"{name}/{key}" if depth else key, depth + 1)
             return
+        taken = name in self.arrays or name in self.settings
+        need(not taken, f"two values have the name {shown(name)}")
+        if self.is_plain(head):
+            self.settings[name] = self.plain(head)
+            return
         extended = head in EXTENSIONS or head in FIXED_EXTENSIONS
-        need(extended, f"{shown(name)} is no dict or array (type {head:#04x})")
+        need(extended, f"{shown(name)} is no dict, array or plain value (type {head:#04x})")
         length = FIXED_EXTENSIONS.get(head)
         if length is None:
             length = int.from_bytes(self.take(EXTENSIONS[head]), "big")
         kind = self.head()
         need(kind in (NDARRAY, SCALAR), f"{shown(name)} is no array (extension {kind})")
-        need(name not in self.arrays, f"two values have the name {shown(name)}")
         self.arrays[name] = self.array(name, self.file.tell() + length)
+
+    @staticmethod
+    def is_plain(head: int) -> bool:
+        """Whether this first byte begins a number, a text, true, false or nothing."""
+        fixed = head < 0x80 or head >= 0xE0 or 0xA0 <= head < 0xC0
+        return fixed or head in CONSTANTS or head in PLAIN or head in TEXTS
+
+    def plain(self, head: int) -> Any:
+        """The plain value that begins with this byte."""
+        if head in CONSTANTS:
+            return CONSTANTS[head]
+        if head in PLAIN:
+            form = PLAIN[head]
+            return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+        if head < 0x80 or head >= 0xE0:
+            return head if head < 0x80 else head - 0x100
+        return self.text(MAX_NAME, head)
 
     def array(self, name: str, end: int) -> Stored:
         """The record of an array that ends at byte `end`; leaves the file there."""

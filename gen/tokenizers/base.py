@@ -136,6 +136,16 @@ class Tokenizer(abc.ABC):
           UserError: there is no such shape.
         """
 
+    def pixel_shape(self, lattice: Sequence[int]) -> tuple[int, ...]:
+        """The shape in pixels of what a lattice of cells decodes to, as `layout` takes it.
+
+        Args:
+          lattice: (height, width) or (frames, height, width), in cells. One frame is an image,
+            unless the kind makes videos alone.
+        """
+        sizes = lattice[1:] if len(lattice) == 3 and lattice[0] == 1 else lattice
+        return tuple(n * cell for n, cell in zip(sizes, self.downsample[-len(sizes) :]))
+
     # What follows serves every kind as it is.
 
     @classmethod
@@ -213,9 +223,7 @@ class Tokenizer(abc.ABC):
         latents = np.asarray(latents)
         if latents.ndim not in (4, 5) or not latents.size:
             raise UserError(f"latents have shape (B, [frames,] h, w, C), not {latents.shape}")
-        lattice = latents.shape[1:-1]
-        cells = self.downsample[-len(lattice) :]
-        layout = self.layout([n * cell for n, cell in zip(lattice, cells)])
+        layout = self.layout(self.pixel_shape(latents.shape[1:-1]))
         dtype = jnp.float32 if layout.is_continuous else jnp.int32
         tokens = jax.ShapeDtypeStruct((1, *layout.sample_shape), dtype)
         wanted = jax.eval_shape(self.program("embed", layout), self.params, tokens).shape[1:]

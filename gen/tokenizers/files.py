@@ -29,12 +29,17 @@ from gen.tokenizers.base import Tokenizer
 from gen.tokenizers.kl import KLTokenizer
 from gen.tokenizers.maskgit_vq import MaskGITVQTokenizer
 from gen.tokenizers.msvq import MSVQTokenizer
+from gen.tokenizers.titok import TiTokTokenizer
 from gen.tokenizers.vq import VQTokenizer
+from gen.tokenizers.vq3d import MAGVITTokenizer
 from gen.tokenizers.weights import check_shapes
 
 FORMAT = 1
 FIELDS = ("format", "kind", "config", "meta", "sum")
-KINDS = (VQTokenizer, MSVQTokenizer, MaskGITVQTokenizer, KLTokenizer)
+KINDS = (
+    *(VQTokenizer, MSVQTokenizer, MaskGITVQTokenizer, KLTokenizer),
+    *(TiTokTokenizer, MAGVITTokenizer),
+)
 TOKENIZERS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in KINDS}
 ADVICE = "published weights are converted with `python -m gen.convert`"
 

@@ -76,15 +76,25 @@ def image_cells(shape: Sequence[int], downsample: tuple[int, int, int]) -> tuple
     Raises:
       UserError: this is no height and width, or a side is no multiple of its cells'.
     """
+    return _cells(shape, downsample[1:], "images whose (height, width)")
+
+
+def video_cells(shape: Sequence[int], downsample: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(frames, rows, columns) of the cells of a video of (frames, height, width) pixels.
+
+    Raises:
+      UserError: as `image_cells`.
+    """
+    return _cells(shape, downsample, "videos whose (frames, height, width)")
+
+
+def _cells(shape: Sequence[int], cell: tuple[int, ...], what: str) -> tuple[int, ...]:
     sizes = tuple(shape) if np.ndim(shape) == 1 else (shape,)
-    cell = downsample[1:]
     whole = all(isinstance(size, (int, np.integer)) and size > 0 for size in sizes)
-    if len(sizes) != 2 or not whole or any(size % side for size, side in zip(sizes, cell)):
-        raise UserError(
-            f"this tokenizer takes images whose (height, width) are multiples of {cell}, "
-            f"not {sizes}"
-        )
-    return sizes[0] // cell[0], sizes[1] // cell[1]
+    uneven = not whole or any(size % side for size, side in zip(sizes, cell))
+    if len(sizes) != len(cell) or uneven:
+        raise UserError(f"this tokenizer takes {what} are multiples of {cell}, not {sizes}")
+    return tuple(size // side for size, side in zip(sizes, cell))
 
 
 def _is_float(pixels: np.ndarray) -> bool:

@@ -84,24 +84,35 @@ class VQConfig:
 
 
 class Codebook(nnx.Module):
-    """The codes, and the search for the nearest."""
+    """The codes, and the search for the nearest.
 
-    def __init__(self, num: int, width: int, *, normalise: bool, rngs: nnx.Rngs):
+    `normalise`: latents and codes have length 1 in the search, and codes at look-up, unless
+    `raw_codes` are looked up.
+    """
+
+    def __init__(
+        self, num: int, width: int, *, normalise: bool, rngs: nnx.Rngs, raw_codes: bool = False
+    ):
         rows_VC = jax.random.uniform(rngs.params(), (num, width), minval=-1 / num, maxval=1 / num)
         self.embedding = nnx.Param(unit(rows_VC) if normalise else rows_VC)
         self.normalise = normalise
+        self.raw_codes = raw_codes
 
     def codes(self) -> jax.Array:
-        """The rows as they are looked up, `(V, C)`: of length 1 if the codebook normalises.
+        """The rows as they are looked up, `(V, C)`.
 
         Training moves the stored rows off the sphere, so they are normalised at each use.
         """
+        return self.embedding[...] if self.raw_codes else self.compared()
+
+    def compared(self) -> jax.Array:
+        """The rows as the search compares them, `(V, C)`."""
         rows_VC = self.embedding[...]
         return unit(rows_VC) if self.normalise else rows_VC
 
     def nearest(self, z_BPC: jax.Array) -> jax.Array:
         """Ids of the codes at the least squared distance, int32 `(B, P)`; the first on ties."""
-        codes_VC = self.codes()
+        codes_VC = self.compared()
         z_BPC = unit(z_BPC) if self.normalise else z_BPC
         lengths_BP1 = jnp.sum(jnp.square(z_BPC), axis=-1, keepdims=True)
         lengths_V = jnp.sum(jnp.square(codes_VC), axis=-1)
