@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from gen.errors import UserError
-from gen.images import BadImage, DigitImages, ImageFolder, crops
+from gen.images import BadImage, DigitImages, ImageFolder, crops, shapes
+from gen.images.__main__ import main
 from gen.images.folder import read_image
 
 RNG = np.random.default_rng(0)
@@ -123,3 +124,36 @@ def test_digits_are_pictures():
     pixels = digits.read(0)
     assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8 and pixels.max() == 255
     assert digits.class_names[digits.label(0)] == str(digits.label(0)) and digits.key(7) == "0007"
+
+
+def test_an_example_folder(tmp_path, capsys):
+    main([str(tmp_path / "shapes"), "--num", "12", "--size", "16"])
+    images = ImageFolder.find(tmp_path / "shapes")
+    assert images.class_names == list(shapes.SHAPES) and len(images) == 12
+    pixels = np.stack([images.read(index) for index in range(12)])
+    assert pixels.shape == (12, 16, 16, 3)
+    assert len({picture.tobytes() for picture in pixels}) == 12
+    main([str(tmp_path / "again"), "--num", "12", "--size", "16"])
+    again = ImageFolder.find(tmp_path / "again")
+    assert all(np.array_equal(again.read(i), pixels[i]) for i in range(12))
+
+
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_shapes_stand_out_from_their_ground(name):
+    for seed in range(5):
+        pixels = shapes.draw(name, 32, seed=seed).astype(int)
+        corners = np.concatenate([pixels[:3, :3], pixels[-3:, -3:]]).reshape(-1, 3)
+        brightness = pixels.max(axis=-1)
+        share = (brightness > corners.max() + 20).mean()
+        assert 0.02 < share < 0.4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--num", "2"], "at least 5"), (["--seed", "-1"], "at least 0"), ([], "not empty")],
+)
+def test_example_folders_that_are_refused(tmp_path, arguments, message, capsys):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path), *arguments])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
