@@ -167,6 +167,7 @@ class TiTokVQ(System):
             "vit_dec_patch_size": crop // sides["decoder"] if crop and sides["decoder"] else None,
             "is_legacy": "decoder.ffn.2.weight" in tensors,
             "finetune_decoder": "pixel_quantize.embedding.weight" in tensors,
+            "quantize_mode": "vq" if "quantize.embedding.weight" in tensors else "vae",
         }
         for stack, name in STACKS.items():
             depth = count(tensors, f"{name}.transformer.{{}}.ln_1.weight")

@@ -137,12 +137,7 @@ class Tokenizer(abc.ABC):
         """
 
     def pixel_shape(self, lattice: Sequence[int]) -> tuple[int, ...]:
-        """The shape in pixels of what a lattice of cells decodes to, as `layout` takes it.
-
-        Args:
-          lattice: (height, width) or (frames, height, width), in cells. One frame is an image,
-            unless the kind makes videos alone.
-        """
+        """The shape, as `layout` takes it, of ([frames,] h, w) cells; one frame is an image."""
         sizes = lattice[1:] if len(lattice) == 3 and lattice[0] == 1 else lattice
         return tuple(n * cell for n, cell in zip(sizes, self.downsample[-len(sizes) :]))
 
@@ -208,14 +203,11 @@ class Tokenizer(abc.ABC):
         return self._from_tokens("embed", tokens, shape, batch_size)
 
     def decode_latents(self, latents: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
-        """Pixels of latents such as `embed` gives, for generators that work on these.
+        """Pixels, as from `decode`, of latents such as `embed` gives.
 
         Args:
           latents: floats `(B, h, w, C)`, with frames in front of h for videos.
           batch_size: samples decoded together.
-
-        Returns:
-          As `decode`.
 
         Raises:
           UserError: the latents are not of the shape that `embed` gives, or not finite.
@@ -228,8 +220,8 @@ class Tokenizer(abc.ABC):
         tokens = jax.ShapeDtypeStruct((1, *layout.sample_shape), dtype)
         wanted = jax.eval_shape(self.program("embed", layout), self.params, tokens).shape[1:]
         if latents.shape[1:] != wanted or not np.isfinite(latents).all():
-            shape = f"(B, {str(wanted)[1:]}"
-            raise UserError(f"latents must be finite, of shape {shape}; these are {latents.shape}")
+            shapes = f"(B, {str(wanted)[1:]}; these are {latents.shape}"
+            raise UserError(f"latents must be finite, of shape {shapes}")
         latents = latents.astype(np.float32)
         return self._run("decode_latents", layout, latents.__getitem__, len(latents), batch_size)
 
