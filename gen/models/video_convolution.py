@@ -8,11 +8,16 @@ Parameters are float32; layers compute in the `dtype` they are built with, produ
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from gen.models.convolution import PRECISION
+
+Stride = tuple[int, int, int]
+Padding = tuple[tuple[int, int], ...]
 
 AXES = ("NDHWC", "DHWIO", "NDHWC")
 # What lies beyond the edges, as arguments of `jnp.pad`.
@@ -42,7 +47,7 @@ class VideoConv(nnx.Module):
         fan_out: int,
         size: int,
         *,
-        stride: tuple[int, int, int] = (1, 1, 1),
+        stride: Stride = (1, 1, 1),
         padding: str = "constant",
         bias: bool = True,
         dtype: jnp.dtype,
@@ -61,18 +66,44 @@ class VideoConv(nnx.Module):
         if self.padding != "constant":
             widths = ((0, 0), *around, (0, 0))
             x_BTHWI, around = jnp.pad(x_BTHWI, widths, **PADDINGS[self.padding]), ((0, 0),) * 3
-        y_BTHWO = jax.lax.conv_general_dilated(
+        how = {"stride": self.stride, "around": around}
+        y_BTHWO = jax.lax.platform_dependent(
             x_BTHWI.astype(self.dtype),
             self.kernel[...].astype(self.dtype),
-            window_strides=self.stride,
-            padding=around,
-            dimension_numbers=AXES,
-            precision=PRECISION,
+            cpu=functools.partial(by_frames, **how),
+            default=functools.partial(at_once, **how),
         )
         return self.biased(y_BTHWO)
 
     def biased(self, y_BTHWO: jax.Array) -> jax.Array:
         return y_BTHWO if self.bias is None else y_BTHWO + self.bias[...].astype(self.dtype)
+
+
+def at_once(x_BTHWI: jax.Array, kernel: jax.Array, *, stride: Stride, around: Padding) -> jax.Array:
+    """The convolution as one of three dimensions."""
+    return jax.lax.conv_general_dilated(
+        x_BTHWI, kernel, stride, around, dimension_numbers=AXES, precision=PRECISION
+    )
+
+
+def by_frames(
+    x_BTHWI: jax.Array, kernel: jax.Array, *, stride: Stride, around: Padding
+) -> jax.Array:
+    """The same as a sum of convolutions of the frames, one for each frame of the kernel.
+
+    XLA's CPU backend makes those of two dimensions 1.4 to 2.2 times as fast (64 to 256 channels).
+    """
+    x_BTHWI = jnp.pad(x_BTHWI, ((0, 0), around[0], (0, 0), (0, 0), (0, 0)))
+    batch, frames = x_BTHWI.shape[:2]
+    made = (frames - len(kernel)) // stride[0] + 1
+    total = 0
+    for first, kernel_HWIO in enumerate(kernel):
+        seen = x_BTHWI[:, first : first + (made - 1) * stride[0] + 1 : stride[0]]
+        total += jax.lax.conv_general_dilated(
+            seen.reshape(-1, *seen.shape[2:]), kernel_HWIO, stride[1:], around[1:],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=PRECISION,
+        )  # fmt: skip
+    return total.reshape(batch, made, *total.shape[1:])
 
 
 class TransposedConv(VideoConv):
