@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,11 @@ class Images(abc.ABC):
 
     name: str
     class_names: Sequence[str] | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `read` depends on beside the item, as plain values: which frames of a video."""
+        return {}
 
     @abc.abstractmethod
     def __len__(self) -> int:

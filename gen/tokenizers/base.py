@@ -67,11 +67,13 @@ class Tokenizer(abc.ABC):
       pixel_range: least and greatest pixel, as floats.
       meta: `{"id", "sha256" of the published file or None, "source", ...}`, for the manifests of
         datasets.
+      stored: what datasets hold of it, and the name of the module's method that gives it.
     """
 
     kind: ClassVar[str]
     Config: ClassVar[type]
     pixel_range: ClassVar[tuple[float, float]]
+    stored: ClassVar[tuple[str, str]] = ("tokens", "encode")
 
     def __init__(
         self,
@@ -135,6 +137,10 @@ class Tokenizer(abc.ABC):
         Raises:
           UserError: there is no such shape.
         """
+
+    def stored_layout(self, shape: Sequence[int]) -> Layout:
+        """The layout of what datasets hold of one sample of such a shape; as `layout`."""
+        return self.layout(shape)
 
     # What follows serves every kind as it is.
 

@@ -122,6 +122,8 @@ class KLTokenizer(Tokenizer):
     kind = "kl"
     Config = KLConfig
     pixel_range = (-1.0, 1.0)
+    # Generators draw their latents from these anew at each visit.
+    stored = ("moments", "moments")
 
     @classmethod
     def build(cls, config: KLConfig, rngs: nnx.Rngs, *, dtype: jnp.dtype) -> KLModel:
@@ -138,6 +140,11 @@ class KLTokenizer(Tokenizer):
     def layout(self, shape: Sequence[int]) -> Layout:
         lattice = (1, *image_cells(shape, self.downsample))
         return Layout("grid", (lattice,), channels=self.config.channels)
+
+    def stored_layout(self, shape: Sequence[int]) -> Layout:
+        """Positions of means and log variances, as `gen.data.import_moment_folders` writes them."""
+        layout = self.layout(shape)
+        return dataclasses.replace(layout, channels=2 * layout.channels)
 
     def default_shape(self, num_positions: int) -> tuple[int, int]:
         side = math.isqrt(num_positions)

@@ -1,0 +1,201 @@
+"""What is to be encoded, how, and where to: all that can be checked before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gen.data import Manifest, files
+from gen.data.manifest import check_condition
+from gen.data.records import RecordSpec
+from gen.data.writer import check_request
+from gen.encoding.parts import EncodedParts
+from gen.errors import UserError, ensure_writable
+from gen.images import BadImage, Cut, Images
+from gen.layouts import Layout
+from gen.schema import differences
+from gen.tokenizers import Tokenizer
+from gen.tokenizers.weights import digest_of
+
+# Longer than so many times its width, a picture would take gigabytes when it is scaled.
+LONGEST = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A dataset to be made. Its items are numbered split after split.
+
+    Attributes:
+      name: of the dataset.
+      splits: of each split the source and which of its items, `(N,)` whole numbers.
+      tokenizer: what encodes.
+      cut: the versions of each picture.
+      frames: of a video; None for images.
+      directory: data directory; None for `$GEN_DATA_DIR` or `~/.cache/gen/data`.
+      batch_size: pictures encoded together on each device.
+      part_size: items of a part, the most that a kill loses.
+      bad_files: so many items may be unreadable and are left out; None for one in a thousand,
+        rounded up.
+    """
+
+    name: str
+    splits: Mapping[str, tuple[Images, np.ndarray]]
+    tokenizer: Tokenizer
+    cut: Cut
+    frames: int | None = None
+    directory: str | os.PathLike[str] | None = None
+    batch_size: int = 16
+    part_size: int = 256
+    bad_files: int | None = None
+
+    def __post_init__(self) -> None:
+        check_request(self.name, self.splits)
+        if min(self.batch_size, self.part_size) < 1 or (self.bad_files or 0) < 0:
+            raise UserError("--batch-size and --part-size are at least 1, --bad-files at least 0")
+        names = {split: images.class_names for split, (images, _) in self.splits.items()}
+        first = next(iter(names))
+        for split, each in names.items():
+            if (each and list(each)) != (names[first] and list(names[first])):
+                differing = sorted(set(each or ()) ^ set(names[first] or ()))[:3]
+                raise UserError(
+                    f'the splits "{first}" and "{split}" have other classes '
+                    f"({', '.join(differing) or 'their order'})"
+                )
+        empty = [split for split, (_, indices) in self.splits.items() if not len(indices)]
+        if empty:
+            raise UserError(f'split "{empty[0]}" holds nothing')
+        check_condition(self.condition)
+        _ = self.layout  # an impossible size is refused here
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(height, width) or (frames, height, width) of what is encoded."""
+        return self.cut.shape(self.frames)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """The layout of a stored sample."""
+        return self.tokenizer.stored_layout(self.shape)
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """As in a manifest."""
+        names = next(iter(self.splits.values()))[0].class_names
+        if names is None:
+            return {"kind": "none"}
+        return {"kind": "class", "num_classes": len(names), "names": list(names)}
+
+    @property
+    def spec(self) -> RecordSpec:
+        return RecordSpec(self.layout, self.condition, self.cut.count)
+
+    @property
+    def num(self) -> int:
+        """Number of items of all splits."""
+        return sum(len(indices) for _, indices in self.splits.values())
+
+    @property
+    def allowed(self) -> int:
+        """How many items may be unreadable."""
+        return math.ceil(self.num / 1000) if self.bad_files is None else self.bad_files
+
+    @functools.cached_property
+    def starts(self) -> dict[str, int]:
+        """Number of the first item of each split."""
+        counts = [len(indices) for _, indices in self.splits.values()]
+        return dict(zip(self.splits, np.cumsum([0, *counts]).tolist()))
+
+    def item(self, number: int) -> tuple[Images, int]:
+        """The source of an item, and its place there."""
+        split = [name for name, start in self.starts.items() if start <= number][-1]
+        images, indices = self.splits[split]
+        return images, int(indices[number - self.starts[split]])
+
+    def key(self, number: int) -> str:
+        """What the source calls an item."""
+        images, index = self.item(number)
+        return images.key(index)
+
+    def read(self, number: int) -> np.ndarray | BadImage:
+        """The versions of an item, uint8 `(A, *shape, 3)`, or why there are none."""
+        images, index = self.item(number)
+        try:
+            pixels = images.read(index)
+            sides = pixels.shape[-3:-1]
+            if max(sides) > LONGEST * min(sides):
+                raise BadImage(f"{images.key(index)} is {sides[1]} x {sides[0]} pixels")
+            return self.cut(pixels)
+        except BadImage as error:
+            return error
+
+    @property
+    def root(self) -> Path:
+        """The data directory."""
+        return files.data_root(self.directory)
+
+    @property
+    def destination(self) -> Path:
+        return self.root / self.name / files.VERSION
+
+    @property
+    def bad_list(self) -> Path:
+        """Where unreadable items are listed."""
+        return self.root / f"{self.name}.bad.txt"
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that the records depend on but the pixels, plain values."""
+        first = next(iter(self.splits.values()))[0]
+        return {
+            "tokenizer": digest_of(self.tokenizer.config, self.tokenizer.params),
+            "values": self.tokenizer.stored[0],
+            "size": list(self.cut.size),
+            "crops": self.cut.kind,
+            "ranges": list(self.cut.ranges),
+            "batch_size": self.batch_size,
+            "part_size": self.part_size,
+            "num": self.num,
+            "items": self._digest(),
+            **first.settings,
+        }
+
+    def _digest(self) -> str:
+        """SHA-256 of which items there are, of which class and split, in their order."""
+        digest = hashlib.sha256(json.dumps([list(self.splits), self.condition]).encode())
+        for number in range(self.num):
+            images, index = self.item(number)
+            digest.update(f"{images.key(index)}\0{images.label(index)}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def parts(self) -> EncodedParts:
+        folder = self.root / f"{self.name}.parts"
+        return EncodedParts(folder, self.num, self.part_size, self.settings)
+
+    def prepare(self) -> Manifest | None:
+        """Makes the folder of the parts; returns the manifest if the dataset is there already.
+
+        Raises:
+          UserError: the folder cannot be written to, or there is another dataset of this name.
+        """
+        if not self.destination.exists():
+            ensure_writable(self.parts.out)
+            return None
+        manifest = Manifest.read(self.destination)
+        before = manifest.details.get("settings", {})
+        changed = differences(before, json.loads(json.dumps(self.settings)))
+        if changed:
+            raise UserError(
+                f"{self.destination} exists already and is of other settings "
+                f"({', '.join(changed)}): remove it or choose another --name"
+            )
+        return manifest

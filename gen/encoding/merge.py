@@ -1,0 +1,97 @@
+"""Makes the dataset of all its parts, which are the same whoever made them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from gen.data import Manifest, write_dataset
+from gen.encoding.job import Job
+from gen.errors import UserError
+
+
+def merge(job: Job) -> Manifest:
+    """Writes the dataset, a part in memory at a time, and removes the parts.
+
+    Raises:
+      UserError: a part is damaged or was made with other settings, more items are unreadable than
+        allowed, or the dataset cannot be written.
+    """
+    try:
+        bad = job.parts.bad(range(job.parts.total))
+        check_budget(job, bad)
+        with tqdm(total=job.num, unit=" items", desc="writing", delay=0.5) as bar:
+            manifest = write_dataset(
+                job.directory,
+                splits={split: _records(job, split, bar) for split in job.splits},
+                **description(job, bad),
+            )
+    except UserError:
+        # Of two shards that finish together, the other may have been first.
+        there = job.prepare() if job.destination.exists() else None
+        if there is None:
+            raise
+        return there
+    if bad:
+        write_bad_list(job, bad)
+    shutil.rmtree(job.parts.out, ignore_errors=True)
+    return manifest
+
+
+def description(job: Job, bad: Mapping[int, str]) -> dict[str, Any]:
+    """What the manifest says of the dataset beside its splits."""
+    meta = dict(job.tokenizer.meta)
+    meta["sha256"] = meta["sha256"] or job.settings["tokenizer"]
+    keys = [job.key(number) for number in sorted(bad)]
+    names = dict.fromkeys(images.name for images, _ in job.splits.values())
+    return {
+        "name": job.name,
+        "layout": job.layout,
+        "condition": job.condition,
+        "tokenizer": meta | {"values": job.tokenizer.stored[0]},
+        "augmentation": job.cut.augmentation,
+        "source": f"encoded from {', '.join(names)}",
+        "details": {"settings": job.settings, "bad": keys},
+    }
+
+
+def _records(job: Job, split: str, bar: Any) -> Iterator[dict[str, Any]]:
+    """The records of a split, in its order; bad items are left out."""
+    images, indices = job.splits[split]
+    first, parts = job.starts[split], job.parts
+    loaded = -1
+    for number, index in enumerate(indices.tolist(), first):
+        k, row = divmod(number, parts.size)
+        if k != loaded:
+            (tokens, why), loaded = parts.load(k), k
+        bar.update()
+        if why[row]:
+            continue
+        record = {"tokens": tokens[row]}
+        if images.class_names is not None:
+            record["label"] = np.int64(images.label(index))
+        yield record
+
+
+def check_budget(job: Job, bad: Mapping[int, str]) -> None:
+    """Raises `UserError`, and lists them, if more items are unreadable than allowed."""
+    if len(bad) > job.allowed:
+        write_bad_list(job, bad)
+        raise UserError(
+            f"{len(bad)} of {job.num} items cannot be read, --bad-files allows {job.allowed}: "
+            f"{bad[min(bad)]}; all are listed in {job.bad_list}. Mend them, or allow more; the "
+            "same command then goes on"
+        )
+
+
+def write_bad_list(job: Job, bad: Mapping[int, str]) -> None:
+    """Lists unreadable items: on each line what an item is called, a tab, and why."""
+    lines = [f"{job.key(number)}\t{bad[number]}\n" for number in sorted(bad)]
+    try:
+        job.bad_list.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {job.bad_list}: {error.strerror}") from None

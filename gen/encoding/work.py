@@ -1,0 +1,143 @@
+"""Encodes a job: in parts, in threads that read ahead, over all devices of this process.
+
+Axes: A versions.
+
+Shard i of n makes the parts i, i + n and so on; whichever finishes last makes the dataset of all of
+them. Shards need to see one data directory, and nothing else of one another.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from gen.data import Manifest
+from gen.encoding.encoder import Encoder
+from gen.encoding.job import Job
+from gen.encoding.merge import check_budget, merge
+from gen.errors import UserError, note
+from gen.images import BadImage
+from gen.parts import npz
+from gen.training.stop import RESTART, StopSignal
+
+READERS = min(os.cpu_count() or 1, 16)  # decoding of images runs without Python's lock
+Read = np.ndarray | BadImage
+
+
+class _Stopped(Exception):
+    """Leaves a part that is being made."""
+
+
+def complete(job: Job, *, index: int = 0, count: int = 1) -> Manifest | None:
+    """Makes what is missing of a shard, and the dataset once no shard misses anything.
+
+    Args:
+      job: what is to be made; `Job.prepare` is called here.
+      index, count: which shard this is, of how many.
+
+    Returns:
+      The manifest of the dataset, or None where parts of other shards are missing still.
+
+    Raises:
+      UserError: more items are unreadable than allowed, parts were made with other settings, or
+        something cannot be written.
+      SystemExit: with `RESTART`, if told to stop.
+    """
+    there = job.prepare()
+    if there:
+        return there
+    missing = job.parts.missing(index, count)
+    with StopSignal() as stop:
+        try:
+            mine = set(range(index, job.parts.total, count))
+            missing |= _mended(job, mine - missing)
+            _make(job, missing, mine - missing, stop)
+        except _Stopped:
+            note(f"stopped; the same command goes on with what is in {job.parts.out}")
+            raise SystemExit(RESTART) from None
+    if job.parts.absent():
+        return None
+    return merge(job)
+
+
+def _mended(job: Job, parts: Collection[int]) -> set[int]:
+    """Those of the parts with an item that could not be read and can be now."""
+    mended = set()
+    for number in job.parts.bad(parts):
+        k = number // job.part_size
+        if k not in mended and not isinstance(job.read(number), BadImage):
+            note(f"{job.key(number)} can be read now: {job.parts.path(k)} is made anew")
+            mended.add(k)
+    return mended
+
+
+def _make(job: Job, missing: Collection[int], there: Collection[int], stop: StopSignal) -> None:
+    """Makes the missing parts; those that are there count for the progress and the bad files."""
+    parts, bad = job.parts, job.parts.bad(there)
+    check_budget(job, bad)
+    if not missing:
+        return
+    encoder = Encoder(job.tokenizer, job.shape, job.batch_size)
+    # Enough for the batch that comes next; more would only take memory.
+    depth = READERS + -(-encoder.rows // job.cut.count)
+    order = sorted(missing)
+    numbers = (n for k in order for n in range(parts.rows(k).start, parts.rows(k).stop))
+    bar = tqdm(
+        total=parts.count(missing) + parts.count(there), initial=parts.count(there),
+        unit=" items", desc="encoding", delay=0.5, smoothing=0.05,
+    )  # fmt: skip
+    with ThreadPoolExecutor(READERS) as pool, bar:
+        read = _in_order(pool, job.read, numbers, depth)
+        for k in order:
+            items = _until_stopped(itertools.islice(read, parts.count([k])), stop, bar)
+            arrays = _encode(job, encoder, items)
+            npz.write(parts.path(k), arrays, parts.settings)
+            rows = np.flatnonzero(arrays["why"] != "")
+            bad |= {parts.rows(k).start + int(row): str(arrays["why"][row]) for row in rows}
+            check_budget(job, bad)
+
+
+def _encode(job: Job, encoder: Encoder, items: Iterable[Read]) -> npz.Arrays:
+    """The arrays of a part of these items."""
+    why: list[str] = []
+
+    def rows() -> Iterator[np.ndarray]:
+        for item in items:
+            readable = not isinstance(item, BadImage)
+            why.append("" if readable else str(item))
+            if readable:
+                yield from item
+
+    made = list(encoder(rows()))
+    shape, dtype = job.spec.tokens_shape, job.layout.storage_dtype
+    tokens = np.zeros((len(why), *shape), dtype)
+    good = np.array([not reason for reason in why], bool)
+    tokens[good] = np.array(made, dtype).reshape(-1, *shape)
+    if dtype.kind == "f" and not np.isfinite(tokens).all():
+        raise UserError("the tokenizer makes values that are no numbers: its weights are broken")
+    return {"tokens": tokens, "why": np.array(why, str)}
+
+
+def _until_stopped(items: Iterable[Read], stop: StopSignal, bar: Any) -> Iterator[Read]:
+    for item in items:
+        if stop.received:
+            raise _Stopped
+        yield item
+        bar.update()
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[int], Read], numbers: Iterator[int], depth: int
+) -> Iterator[Read]:
+    """Results in the order of the numbers, `depth` of them begun ahead."""
+    waiting = collections.deque(pool.submit(function, n) for n in itertools.islice(numbers, depth))
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(pool.submit(function, n) for n in itertools.islice(numbers, 1))
