@@ -12,6 +12,7 @@ captions with a T5 encoder (extra `torch`) into a folder that `gen.sample --capt
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -27,8 +28,9 @@ from gen.data import Manifest
 from gen.data.code_folders import split_evenly
 from gen.data.report import layout_in_words
 from gen.encoding import Job, complete
-from gen.errors import UserError, ensure_writable, exit_on_user_error
-from gen.images import Cut, DigitImages, ImageFolder, Images
+from gen.encoding.preview import save_preview
+from gen.errors import UserError, ensure_file, ensure_writable, exit_on_user_error
+from gen.images import Cut, DigitImages, ImageFolder, Images, TFDSImages, VideoFolder
 from gen.images.crops import TEN_CROP_RANGES
 from gen.images.cut import KINDS
 from gen.parts.sampling import local_mesh
@@ -69,6 +71,33 @@ def _folders(sources: list[str], find: Callable[[str], Images]) -> Splits:
     return found
 
 
+def _add_videos(add: Callable[..., Any]) -> None:
+    add(
+        "sources", nargs="+", metavar="FOLDER",
+        help="folder of videos, GIFs or folders of frames, or of a folder of these for each class; "
+        "or several as SPLIT=FOLDER",
+    )  # fmt: skip
+    add("--frames", type=int, required=True, help="frames of a clip")
+    add("--stride", type=int, default=1, help="take every so many frames (%(default)s)")
+    add("--clips", type=int, default=1, help="clips of each video, evenly spread (%(default)s)")
+
+
+def _videos(args: Any) -> Splits:
+    options = {"frames": args.frames, "stride": args.stride, "clips": args.clips}
+    return _folders(args.sources, functools.partial(VideoFolder.find, **options))
+
+
+def _add_tfds(add: Callable[..., Any]) -> None:
+    add("dataset", metavar="NAME[/CONFIG][:VERSION]", help="dataset that TFDS has made before")
+    add("--tfds-dir", help="where it lies; default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
+    add("--split", default="train", help="its splits, such as train,test (%(default)s)")
+
+
+def _tfds(args: Any) -> Splits:
+    builder = TFDSImages.find(args.dataset, args.tfds_dir)
+    return {split: TFDSImages(builder, split) for split in args.split.split(",")}
+
+
 def _digits(args: Any) -> Splits:
     args.size = args.size or "8,8"
     return {split: DigitImages(split) for split in ("train", "test")}
@@ -77,6 +106,8 @@ def _digits(args: Any) -> Splits:
 # Name of a source: what it is, its arguments, and what opens the images of each split.
 SOURCES: dict[str, tuple[str, Callable[..., None], Callable[[Any], Splits]]] = {
     "images": ("a folder of images, or of a folder for each class", _add_images, _images),
+    "videos": ("a folder of videos, or of a folder for each class", _add_videos, _videos),
+    "tfds": ("images of a TFDS dataset", _add_tfds, _tfds),
     "digits": ("the digits that ship with the package", lambda add: None, _digits),
 }
 
@@ -103,7 +134,11 @@ def make_parser() -> Parser:
 def _add_common(add: Callable[..., Any]) -> None:
     """The arguments of everything that has pixels."""
     add("--tokenizer", required=True, metavar="FILE", help="what encodes: .safetensors of ours")
-    add("--name", required=True, help="name of the dataset to write")
+    add("--name", help="name of the dataset to write")
+    add(
+        "--preview", metavar="FILE.png",
+        help="a picture of some originals beside their reconstructions; without --name that alone",
+    )  # fmt: skip
     add("--dir", help="data directory; default: $GEN_DATA_DIR or ~/.cache/gen/data")
     add("--size", metavar="HEIGHT,WIDTH", help="pixels that are encoded (default: 256,256)")
     add(
@@ -140,7 +175,8 @@ def make_job(args: Any) -> Job:
     cut = Cut(size, args.crops, ranges)
     tokenizer = tokenizers.load(args.tokenizer, mesh=local_mesh())
     return Job(
-        args.name, _with_holdout(sources, args.holdout), tokenizer, cut, directory=args.dir,
+        args.name or "preview", _with_holdout(sources, args.holdout), tokenizer, cut,
+        frames=getattr(args, "frames", None), directory=args.dir,
         batch_size=args.batch_size, part_size=args.part_size, bad_files=args.bad_files,
     )  # fmt: skip
 
@@ -167,7 +203,15 @@ def _shard(text: str) -> tuple[int, int]:
 def encode_pixels(args: Any) -> None:
     """`gen.encode` of everything that has pixels."""
     index, count = _shard(args.shard)
+    if not args.name and not args.preview:
+        raise UserError("give --name for a dataset, or --preview for a picture alone")
+    if args.preview:
+        ensure_file(args.preview)
     job = make_job(args)
+    if args.preview and index == 0:
+        print(f"{args.preview}: mean PSNR {save_preview(job, args.preview):.1f} dB")
+    if not args.name:
+        return
     manifest = complete(job, index=index, count=count)
     if manifest is None:
         absent = len(job.parts.absent())

@@ -5,8 +5,12 @@ import pytest
 from PIL import Image
 
 from gen.errors import UserError
-from gen.images import BadImage, DigitImages, ImageFolder, crops
-from gen.images.folder import read_image
+from gen.images import BadImage, DigitImages, ImageFolder, crops, folder
+
+
+def read_image(path):
+    return folder.read_image(path, str(path))
+
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,14 @@ from gen.tokenizers.weights import digest_of
 
 # Longer than so many times its width, a picture would take gigabytes when it is scaled.
 LONGEST = 64
+NO_LABEL = -1
+
+
+class Item(NamedTuple):
+    """What is read of an item: its versions, uint8 `(A, *shape, 3)`, and its class."""
+
+    versions: np.ndarray
+    label: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,15 +133,15 @@ class Job:
         images, index = self.item(number)
         return images.key(index)
 
-    def read(self, number: int) -> np.ndarray | BadImage:
-        """The versions of an item, uint8 `(A, *shape, 3)`, or why there are none."""
+    def read(self, number: int) -> Item | BadImage:
+        """An item, or why it cannot be read."""
         images, index = self.item(number)
         try:
-            pixels = images.read(index)
+            pixels, label = images.read(index), images.label(index)
             sides = pixels.shape[-3:-1]
             if max(sides) > LONGEST * min(sides):
                 raise BadImage(f"{images.key(index)} is {sides[1]} x {sides[0]} pixels")
-            return self.cut(pixels)
+            return Item(self.cut(pixels), NO_LABEL if label is None else label)
         except BadImage as error:
             return error
 
@@ -170,11 +178,10 @@ class Job:
 
     def _digest(self) -> str:
         """SHA-256 of which items there are, of which class and split, in their order."""
-        digest = hashlib.sha256(json.dumps([list(self.splits), self.condition]).encode())
-        for number in range(self.num):
-            images, index = self.item(number)
-            digest.update(f"{images.key(index)}\0{images.label(index)}\n".encode())
-        return digest.hexdigest()
+        listed = {name: images.digest(indices) for name, (images, indices) in self.splits.items()}
+        return hashlib.sha256(
+            json.dumps([self.condition, list(listed.items())]).encode()
+        ).hexdigest()
 
     @property
     def parts(self) -> EncodedParts:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from gen.data import Manifest, write_dataset
@@ -61,20 +60,14 @@ def description(job: Job, bad: Mapping[int, str]) -> dict[str, Any]:
 
 def _records(job: Job, split: str, bar: Any) -> Iterator[dict[str, Any]]:
     """The records of a split, in its order; bad items are left out."""
-    images, indices = job.splits[split]
-    first, parts = job.starts[split], job.parts
-    loaded = -1
-    for number, index in enumerate(indices.tolist(), first):
+    first, parts, fields, loaded = job.starts[split], job.parts, list(job.spec.fields), -1
+    for number in range(first, first + len(job.splits[split][1])):
         k, row = divmod(number, parts.size)
         if k != loaded:
-            (tokens, why), loaded = parts.load(k), k
+            arrays, loaded = parts.load(k), k
         bar.update()
-        if why[row]:
-            continue
-        record = {"tokens": tokens[row]}
-        if images.class_names is not None:
-            record["label"] = np.int64(images.label(index))
-        yield record
+        if not arrays["why"][row]:
+            yield {name: arrays[name][row] for name in fields}
 
 
 def check_budget(job: Job, bad: Mapping[int, str]) -> None:

@@ -2,8 +2,8 @@
 
 Axes: N items of a part, A versions.
 
-A part holds `tokens`, (N, A, ...) or, of one version, (N, ...), and `why`, (N,) text: empty, or why
-an item could not be read; its tokens are zero then.
+A part holds `tokens`, (N, A, ...) or, of one version, (N, ...); `label`, (N,), -1 without classes;
+and `why`, (N,) text: empty, or why an item could not be read, whose tokens are zero then.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ class EncodedParts(Parts):
         """Parts that nobody has made yet."""
         return [k for k in range(self.total) if not self.path(k).exists()]
 
-    def load(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """`tokens` and `why` of a part.
+    def load(self, k: int) -> dict[str, np.ndarray]:
+        """The arrays of a part.
 
         Raises:
           UserError: it is damaged or was made with other settings.
         """
         try:
             with np.load(self.path(k)) as archive:
-                tokens, why = archive["tokens"], archive["why"]
+                arrays = {name: archive[name] for name in ("tokens", "label", "why")}
                 settings = json.loads(str(archive["settings"]))
-            if len(tokens) != self.count([k]) or len(why) != len(tokens):
-                raise ValueError(f"it has {len(tokens)} rows")
+            if {len(array) for array in arrays.values()} != {self.count([k])}:
+                raise ValueError(f"it has not {self.count([k])} rows")
         except Exception as error:  # zipfile and NumPy raise many types
             raise UserError(
-                f"{self.path(k)} is damaged ({' '.join(str(error).split())}): start again, it is "
-                "made anew"
+                f"{self.path(k)} is damaged ({' '.join(str(error).split())}): start the shard "
+                "that made it again"
             ) from None
         self.check_settings(self.path(k), settings)
-        return tokens, why
+        return arrays
 
     def bad(self, parts: Collection[int]) -> dict[int, str]:
         """Numbers of the items of these parts that could not be read, and why."""
         found = {}
         for k in sorted(parts):
-            _, why = self.load(k)
+            why = self.load(k)["why"]
             first = self.rows(k).start
             found |= {first + int(row): str(why[row]) for row in np.flatnonzero(why != "")}
         return found

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from gen.data import Manifest
 from gen.encoding.encoder import Encoder
-from gen.encoding.job import Job
+from gen.encoding.job import NO_LABEL, Item, Job
 from gen.encoding.merge import check_budget, merge
 from gen.errors import UserError, note
 from gen.images import BadImage
@@ -28,7 +28,7 @@ from gen.parts import npz
 from gen.training.stop import RESTART, StopSignal
 
 READERS = min(os.cpu_count() or 1, 16)  # decoding of images runs without Python's lock
-Read = np.ndarray | BadImage
+Read = Item | BadImage
 
 
 class _Stopped(Exception):
@@ -107,13 +107,15 @@ def _make(job: Job, missing: Collection[int], there: Collection[int], stop: Stop
 def _encode(job: Job, encoder: Encoder, items: Iterable[Read]) -> npz.Arrays:
     """The arrays of a part of these items."""
     why: list[str] = []
+    labels: list[int] = []
 
     def rows() -> Iterator[np.ndarray]:
         for item in items:
             readable = not isinstance(item, BadImage)
             why.append("" if readable else str(item))
+            labels.append(item.label if readable else NO_LABEL)
             if readable:
-                yield from item
+                yield from item.versions
 
     made = list(encoder(rows()))
     shape, dtype = job.spec.tokens_shape, job.layout.storage_dtype
@@ -122,7 +124,7 @@ def _encode(job: Job, encoder: Encoder, items: Iterable[Read]) -> npz.Arrays:
     tokens[good] = np.array(made, dtype).reshape(-1, *shape)
     if dtype.kind == "f" and not np.isfinite(tokens).all():
         raise UserError("the tokenizer makes values that are no numbers: its weights are broken")
-    return {"tokens": tokens, "why": np.array(why, str)}
+    return {"tokens": tokens, "label": np.array(labels, np.int64), "why": np.array(why, str)}
 
 
 def _until_stopped(items: Iterable[Read], stop: StopSignal, bar: Any) -> Iterator[Read]:

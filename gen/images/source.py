@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +41,15 @@ class Images(abc.ABC):
 
     @abc.abstractmethod
     def label(self, index: int) -> int | None:
-        """Its class, or None where there are no classes."""
+        """Its class, or None where there are no classes; may raise `BadImage`."""
 
     @abc.abstractmethod
     def read(self, index: int) -> np.ndarray:
         """Its pixels, uint8 `(H, W, 3)`, or `(T, H, W, 3)` of a video; raises `BadImage`."""
+
+    def digest(self, indices: np.ndarray) -> str:
+        """SHA-256 of which items these are, of which classes, in their order; hexadecimal."""
+        digest = hashlib.sha256(json.dumps(self.class_names and list(self.class_names)).encode())
+        for index in indices.tolist():
+            digest.update(f"{self.key(index)}\0{self.label(index)}\n".encode())
+        return digest.hexdigest()
