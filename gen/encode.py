@@ -205,8 +205,8 @@ def encode_pixels(args: Any) -> None:
     index, count = _shard(args.shard)
     if not args.name and not args.preview:
         raise UserError("give --name for a dataset, or --preview for a picture alone")
-    if args.preview:
-        ensure_file(args.preview)
+    if args.preview and ensure_file(args.preview).suffix != ".png":
+        raise UserError(f"--preview is a picture: {args.preview} should end in .png")
     job = make_job(args)
     if args.preview and index == 0:
         print(f"{args.preview}: mean PSNR {save_preview(job, args.preview):.1f} dB")
@@ -224,7 +224,7 @@ def encode_pixels(args: Any) -> None:
 
 
 def _tell(job: Job, manifest: Manifest) -> None:
-    counts = ", ".join(f"{count:,} {name}" for name, count in manifest.splits.items())
+    counts = ", ".join(f"{manifest.splits[split]:,} {split}" for split in job.splits)
     print(f"{job.destination}: {counts}; {layout_in_words(manifest.layout)}")
     bad = manifest.details["bad"]
     if bad:
