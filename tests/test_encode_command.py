@@ -1,5 +1,7 @@
 """`python -m gen.encode` as a command: its sources, its pictures, and a user's mistakes."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -196,6 +198,9 @@ def test_a_preview_of_nothing_readable(tmp_path):
         (["images", "ZOO", "--tokenizer", "FILE"], "is damaged or no safetensors file"),
         (["images", "ZOO", "--tokenizer", "NO"], "does not exist"),
         (["images", "ZOO", "--preview", "FILE.jpg"], "should end in .png"),
+        (["images", "ZOO", "--beam"], "--beam needs the beam extra"),
+        (["images", "ZOO", "--beam", "--shard", "0/2"], "leave out --shard"),
+        (["images", "ZOO", "--beam-options", "x"], "are those of --beam"),
         (["videos", "ZOO", "--frames", "2"], "this tokenizer takes images"),
         (["videos", "ZOO"], "the following arguments are required: --frames"),
         (["tfds", "zoo", "--tfds-dir", "ZOO"], "nothing is downloaded"),
@@ -214,6 +219,7 @@ def test_mistakes_are_told_before_anything_is_compiled(
         raise AssertionError("encoding started before the mistake was found")
 
     monkeypatch.setattr(tokenizers.Tokenizer, "program", refuse)
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
     image_folder(tmp_path / "ZOO", 3)
     image_folder(tmp_path / "SPLITS", 2, classes=("train", "val"))
     (tmp_path / "FILE").write_text("no tokenizer")

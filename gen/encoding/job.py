@@ -19,7 +19,7 @@ from gen.data.manifest import check_condition
 from gen.data.records import RecordSpec
 from gen.data.writer import check_request
 from gen.encoding.parts import EncodedParts
-from gen.errors import UserError, ensure_writable
+from gen.errors import UserError
 from gen.images import BadImage, Cut, Images
 from gen.layouts import Layout
 from gen.schema import differences
@@ -122,6 +122,11 @@ class Job:
         counts = [len(indices) for _, indices in self.splits.values()]
         return dict(zip(self.splits, np.cumsum([0, *counts]).tolist()))
 
+    def numbers(self, split: str) -> range:
+        """Numbers of the items of a split."""
+        first = self.starts[split]
+        return range(first, first + len(self.splits[split][1]))
+
     def item(self, number: int) -> tuple[Images, int]:
         """The source of an item, and its place there."""
         split = [name for name, start in self.starts.items() if start <= number][-1]
@@ -188,14 +193,13 @@ class Job:
         folder = self.root / f"{self.name}.parts"
         return EncodedParts(folder, self.num, self.part_size, self.settings)
 
-    def prepare(self) -> Manifest | None:
-        """Makes the folder of the parts; returns the manifest if the dataset is there already.
+    def finished(self) -> Manifest | None:
+        """The manifest of the dataset if it is there already.
 
         Raises:
-          UserError: the folder cannot be written to, or there is another dataset of this name.
+          UserError: there is another dataset of this name.
         """
         if not self.destination.exists():
-            ensure_writable(self.parts.out)
             return None
         manifest = Manifest.read(self.destination)
         before = manifest.details.get("settings", {})

@@ -31,7 +31,7 @@ def merge(job: Job) -> Manifest:
             )
     except UserError:
         # Of two shards that finish together, the other may have been first.
-        there = job.prepare() if job.destination.exists() else None
+        there = job.finished()
         if there is None:
             raise
         return there
@@ -60,8 +60,8 @@ def description(job: Job, bad: Mapping[int, str]) -> dict[str, Any]:
 
 def _records(job: Job, split: str, bar: Any) -> Iterator[dict[str, Any]]:
     """The records of a split, in its order; bad items are left out."""
-    first, parts, fields, loaded = job.starts[split], job.parts, list(job.spec.fields), -1
-    for number in range(first, first + len(job.splits[split][1])):
+    parts, fields, loaded = job.parts, list(job.spec.fields), -1
+    for number in job.numbers(split):
         k, row = divmod(number, parts.size)
         if k != loaded:
             arrays, loaded = parts.load(k), k

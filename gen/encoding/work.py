@@ -22,7 +22,7 @@ from gen.data import Manifest
 from gen.encoding.encoder import Encoder
 from gen.encoding.job import NO_LABEL, Item, Job
 from gen.encoding.merge import check_budget, merge
-from gen.errors import UserError, note
+from gen.errors import UserError, ensure_writable, note
 from gen.images import BadImage
 from gen.parts import npz
 from gen.training.stop import RESTART, StopSignal
@@ -39,7 +39,7 @@ def complete(job: Job, *, index: int = 0, count: int = 1) -> Manifest | None:
     """Makes what is missing of a shard, and the dataset once no shard misses anything.
 
     Args:
-      job: what is to be made; `Job.prepare` is called here.
+      job: what is to be made.
       index, count: which shard this is, of how many.
 
     Returns:
@@ -50,9 +50,9 @@ def complete(job: Job, *, index: int = 0, count: int = 1) -> Manifest | None:
         something cannot be written.
       SystemExit: with `RESTART`, if told to stop.
     """
-    there = job.prepare()
-    if there:
+    if there := job.finished():
         return there
+    ensure_writable(job.parts.out)
     missing = job.parts.missing(index, count)
     with StopSignal() as stop:
         try:
@@ -97,14 +97,20 @@ def _make(job: Job, missing: Collection[int], there: Collection[int], stop: Stop
         read = _in_order(pool, job.read, numbers, depth)
         for k in order:
             items = _until_stopped(itertools.islice(read, parts.count([k])), stop, bar)
-            arrays = _encode(job, encoder, items)
+            arrays = encode_items(job, encoder, items)
             npz.write(parts.path(k), arrays, parts.settings)
             rows = np.flatnonzero(arrays["why"] != "")
             bad |= {parts.rows(k).start + int(row): str(arrays["why"][row]) for row in rows}
             check_budget(job, bad)
 
 
-def _encode(job: Job, encoder: Encoder, items: Iterable[Read]) -> npz.Arrays:
+def encode_numbers(job: Job, encoder: Encoder, numbers: Iterable[int]) -> npz.Arrays:
+    """The arrays of a part of the items of these numbers, read ahead in threads."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return encode_items(job, encoder, _in_order(pool, job.read, iter(numbers), 2 * READERS))
+
+
+def encode_items(job: Job, encoder: Encoder, items: Iterable[Read]) -> npz.Arrays:
     """The arrays of a part of these items."""
     why: list[str] = []
     labels: list[int] = []
