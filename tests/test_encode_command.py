@@ -126,14 +126,16 @@ def test_tfds(tokenizer_file, tmp_path):
 def test_preview(tokenizer_file, tmp_path, capsys):
     folder, picture = image_folder(tmp_path / "zoo", 20), tmp_path / "pictures" / "p.png"
     options = ("--size", "8,8", "--tokenizer", tokenizer_file, "--dir", tmp_path)
+    options += ("--batch-size", 4)
     run("images", folder, *options, "--preview", picture)
     printed = capsys.readouterr().out
     assert "mean PSNR" in printed and not list(tmp_path.glob("preview*"))
     shown, made = job(folder, tmp_path), tmp_path / "again.png"
     mean = save_preview(shown, made)
     assert f"{mean:.1f} dB" in printed and made.read_bytes() == picture.read_bytes()
-    tokens = shown.tokenizer.encode(np.stack([shown.read(i).versions[0] for i in (0, 19)]))
-    pixels = shown.tokenizer.to_uint8(shown.tokenizer.decode(tokens))
+    ends = np.stack([shown.read(number).versions[0] for number in (0, 19, 19, 19)])
+    tokens = shown.tokenizer.encode(ends, batch_size=4)
+    pixels = shown.tokenizer.to_uint8(shown.tokenizer.decode(tokens, batch_size=4))
     with Image.open(picture) as image:
         drawn = np.asarray(image)
     # Each picture is drawn somewhere, original and reconstruction, magnified by a whole factor.

@@ -74,16 +74,10 @@ def write_dataset(
     if destination.exists():
         raise exists
     manifest = Manifest(
-        name=name,
-        layout=layout,
-        condition=condition,
-        splits={},
-        tokenizer=tokenizer or NO_TOKENIZER,
-        augmentation=augmentation or NO_AUGMENTATION,
-        licence=licence,
-        source=source,
-        details=details or {},
-    )
+        name=name, layout=layout, condition=condition, splits={},
+        tokenizer=tokenizer or NO_TOKENIZER, augmentation=augmentation or NO_AUGMENTATION,
+        licence=licence, source=source, details=details or {},
+    )  # fmt: skip
     with files.staging(root, name) as stage:
         manifest = _write_files(stage, manifest, splits, records_per_shard)
         if not files.install(stage, destination):

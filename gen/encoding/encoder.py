@@ -8,6 +8,7 @@ go through one program and what becomes of a row is the same in any company.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 
@@ -17,6 +18,22 @@ import numpy as np
 from gen import sharding
 from gen.layouts import Layout
 from gen.tokenizers import Tokenizer, pixels
+
+
+def stored_layout(tokenizer: Tokenizer, shape: tuple[int, ...]) -> Layout:
+    """The layout of what datasets hold of a sample of a shape in pixels.
+
+    Raises:
+      UserError: the tokenizer cannot cut that shape into cells.
+    """
+    layout = tokenizer.layout(shape)
+    if not layout.is_continuous:
+        return layout
+    # Moments have twice the channels of latents.
+    program = tokenizer.program(tokenizer.stored[1], layout)
+    rows = jax.ShapeDtypeStruct((1, *shape, 3), np.float32)
+    channels = jax.eval_shape(program, tokenizer.params, rows).shape[-1]
+    return dataclasses.replace(layout, channels=channels)
 
 
 class Encoder:
@@ -30,7 +47,7 @@ class Encoder:
           batch_size: rows of each device.
         """
         mesh = tokenizer.mesh
-        self.layout: Layout = tokenizer.stored_layout(shape)
+        self.layout = stored_layout(tokenizer, shape)
         self.rows = batch_size * (mesh.size if mesh else 1)
         self._shape = (self.rows, *shape, 3)
         self._where = sharding.batch_sharding(mesh) if mesh else None

@@ -18,6 +18,7 @@ from gen.data import Manifest, files
 from gen.data.manifest import check_condition
 from gen.data.records import RecordSpec
 from gen.data.writer import check_request
+from gen.encoding.encoder import stored_layout
 from gen.encoding.parts import EncodedParts
 from gen.errors import UserError
 from gen.images import BadImage, Cut, Images
@@ -92,7 +93,7 @@ class Job:
     @functools.cached_property
     def layout(self) -> Layout:
         """The layout of a stored sample."""
-        return self.tokenizer.stored_layout(self.shape)
+        return stored_layout(self.tokenizer, self.shape)
 
     @property
     def condition(self) -> dict[str, Any]:

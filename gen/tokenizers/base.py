@@ -65,9 +65,8 @@ class Tokenizer(abc.ABC):
       config: an instance of `Config`.
       params: nested dict of float32 arrays.
       pixel_range: least and greatest pixel, as floats.
-      meta: `{"id", "sha256" of the published file or None, "source", ...}`, for the manifests of
-        datasets.
-      stored: what datasets hold of it, and the name of the module's method that gives it.
+      meta: `{"id", "sha256" of the published file or None, "source", ...}`, for manifests.
+      stored: what datasets hold of it, and the module's method that gives it.
     """
 
     kind: ClassVar[str]
@@ -137,10 +136,6 @@ class Tokenizer(abc.ABC):
         Raises:
           UserError: there is no such shape.
         """
-
-    def stored_layout(self, shape: Sequence[int]) -> Layout:
-        """The layout of what datasets hold of one sample of such a shape; as `layout`."""
-        return self.layout(shape)
 
     # What follows serves every kind as it is.
 

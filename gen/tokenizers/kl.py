@@ -141,11 +141,6 @@ class KLTokenizer(Tokenizer):
         lattice = (1, *image_cells(shape, self.downsample))
         return Layout("grid", (lattice,), channels=self.config.channels)
 
-    def stored_layout(self, shape: Sequence[int]) -> Layout:
-        """Positions of means and log variances, as `gen.data.import_moment_folders` writes them."""
-        layout = self.layout(shape)
-        return dataclasses.replace(layout, channels=2 * layout.channels)
-
     def default_shape(self, num_positions: int) -> tuple[int, int]:
         side = math.isqrt(num_positions)
         if side < 1 or side * side != num_positions:
