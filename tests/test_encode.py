@@ -9,6 +9,7 @@ import pytest
 from gen import tokenizers
 from gen.data import Manifest
 from gen.encoding import complete
+from gen.encoding.parts import EncodedParts
 from gen.images import BadImage, Cut, ImageFolder
 from gen.models.latents import LatentConfig
 from gen.models.residual_quantizer import QuantizerConfig
@@ -143,9 +144,10 @@ def test_mended_files_are_read_again(tmp_path, capsys):
     key = ImageFolder.find(folder).key(8)
     content = (folder / key).read_bytes()
     (folder / key).write_bytes(b"")
-    refused(complete, job(folder, tmp_path, bad_files=0))
+    options = {"bad_files": 0, "part_size": 1}  # a part of nothing but a broken file
+    refused(complete, job(folder, tmp_path, **options))
     (folder / key).write_bytes(content)
-    assert complete(job(folder, tmp_path, bad_files=0)).splits == {"train": 12}
+    assert complete(job(folder, tmp_path, **options)).splits == {"train": 12}
     assert f"{key} can be read now" in capsys.readouterr().err
 
 
@@ -182,6 +184,22 @@ def test_told_to_stop_it_goes_on_later(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ImageFolder, "read", lambda *a: seen.append(a[1]) or read(*a))
     assert complete(stopped) == first
     assert not {6 * k for k in there} & set(seen)
+
+
+def test_told_to_stop_while_it_writes(folder, tmp_path, monkeypatch):
+    load = EncodedParts.load
+
+    def load_and_stop(parts, k, *names):
+        if k == 2 and not names:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(parts, k, *names)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(EncodedParts, "load", load_and_stop)
+        complete(job(folder, tmp_path))
+    assert stop.value.code == RESTART and not job(folder, tmp_path).parts.absent()
+    assert [path.name for path in tmp_path.iterdir()] == ["codes.parts"]
+    assert complete(job(folder, tmp_path)).splits == {"train": 20}
 
 
 def test_other_settings_are_refused(folder, tmp_path):

@@ -46,7 +46,7 @@ def _folders(sources: list[str], find: Callable[[str], Images]) -> Splits:
         named[split] = folder
     found = {split: find(folder) for split, folder in named.items()}
     for split, images in found.items():
-        if set(images.class_names or ()) & SPLIT_NAMES == set(images.class_names or "-"):
+        if images.class_names and SPLIT_NAMES.issuperset(images.class_names):
             first = images.class_names[0]
             raise UserError(
                 f"{named[split]} holds splits, not classes: give each as SPLIT=FOLDER, such as "

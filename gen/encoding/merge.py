@@ -10,13 +10,16 @@ from tqdm import tqdm
 
 from gen.data import Manifest, write_dataset
 from gen.encoding.job import Job
+from gen.encoding.parts import Stopped
 from gen.errors import UserError
+from gen.training.stop import StopSignal
 
 
-def merge(job: Job) -> Manifest:
+def merge(job: Job, stop: StopSignal) -> Manifest:
     """Writes the dataset, a part in memory at a time, and removes the parts.
 
     Raises:
+      Stopped: it was told to stop; the parts are all there still.
       UserError: a part is damaged or was made with other settings, more items are unreadable than
         allowed, or the dataset cannot be written.
     """
@@ -26,7 +29,7 @@ def merge(job: Job) -> Manifest:
         with tqdm(total=job.num, unit=" items", desc="writing", delay=0.5) as bar:
             manifest = write_dataset(
                 job.directory,
-                splits={split: _records(job, split, bar) for split in job.splits},
+                splits={split: _records(job, split, bar, stop) for split in job.splits},
                 **description(job, bad),
             )
     except UserError:
@@ -58,13 +61,15 @@ def description(job: Job, bad: Mapping[int, str]) -> dict[str, Any]:
     }
 
 
-def _records(job: Job, split: str, bar: Any) -> Iterator[dict[str, Any]]:
+def _records(job: Job, split: str, bar: Any, stop: StopSignal) -> Iterator[dict[str, Any]]:
     """The records of a split, in its order; bad items are left out."""
     parts, fields, loaded = job.parts, list(job.spec.fields), -1
     for number in job.numbers(split):
         k, row = divmod(number, parts.size)
         if k != loaded:
             arrays, loaded = parts.load(k), k
+        if stop.received:
+            raise Stopped
         bar.update()
         if not arrays["why"][row]:
             yield {name: arrays[name][row] for name in fields}

@@ -9,12 +9,18 @@ and `why`, (N,) text: empty, or why an item could not be read, whose tokens are 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from gen.errors import UserError
 from gen.parts.base import Parts
+
+ARRAYS = ("tokens", "label", "why")
+
+
+class Stopped(Exception):
+    """Leaves what is being made, because the process was told to stop."""
 
 
 class EncodedParts(Parts):
@@ -31,15 +37,15 @@ class EncodedParts(Parts):
         """Parts that nobody has made yet."""
         return [k for k in range(self.total) if not self.path(k).exists()]
 
-    def load(self, k: int) -> dict[str, np.ndarray]:
-        """The arrays of a part.
+    def load(self, k: int, names: Sequence[str] = ARRAYS) -> dict[str, np.ndarray]:
+        """The arrays of a part that have these names.
 
         Raises:
           UserError: it is damaged or was made with other settings.
         """
         try:
             with np.load(self.path(k)) as archive:
-                arrays = {name: archive[name] for name in ("tokens", "label", "why")}
+                arrays = {name: archive[name] for name in names}
                 settings = json.loads(str(archive["settings"]))
             if {len(array) for array in arrays.values()} != {self.count([k])}:
                 raise ValueError(f"it has not {self.count([k])} rows")
@@ -55,7 +61,7 @@ class EncodedParts(Parts):
         """Numbers of the items of these parts that could not be read, and why."""
         found = {}
         for k in sorted(parts):
-            why = self.load(k)["why"]
+            why = self.load(k, ["why"])["why"]
             first = self.rows(k).start
             found |= {first + int(row): str(why[row]) for row in np.flatnonzero(why != "")}
         return found

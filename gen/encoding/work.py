@@ -22,6 +22,7 @@ from gen.data import Manifest
 from gen.encoding.encoder import Encoder
 from gen.encoding.job import NO_LABEL, Item, Job
 from gen.encoding.merge import check_budget, merge
+from gen.encoding.parts import Stopped
 from gen.errors import UserError, ensure_writable, note
 from gen.images import BadImage
 from gen.parts import npz
@@ -29,10 +30,6 @@ from gen.training.stop import RESTART, StopSignal
 
 READERS = min(os.cpu_count() or 1, 16)  # decoding of images runs without Python's lock
 Read = Item | BadImage
-
-
-class _Stopped(Exception):
-    """Leaves a part that is being made."""
 
 
 def complete(job: Job, *, index: int = 0, count: int = 1) -> Manifest | None:
@@ -59,12 +56,10 @@ def complete(job: Job, *, index: int = 0, count: int = 1) -> Manifest | None:
             mine = set(range(index, job.parts.total, count))
             missing |= _mended(job, mine - missing)
             _make(job, missing, mine - missing, stop)
-        except _Stopped:
+            return None if job.parts.absent() else merge(job, stop)
+        except Stopped:
             note(f"stopped; the same command goes on with what is in {job.parts.out}")
             raise SystemExit(RESTART) from None
-    if job.parts.absent():
-        return None
-    return merge(job)
 
 
 def _mended(job: Job, parts: Collection[int]) -> set[int]:
@@ -136,7 +131,7 @@ def encode_items(job: Job, encoder: Encoder, items: Iterable[Read]) -> npz.Array
 def _until_stopped(items: Iterable[Read], stop: StopSignal, bar: Any) -> Iterator[Read]:
     for item in items:
         if stop.received:
-            raise _Stopped
+            raise Stopped
         yield item
         bar.update()
 
