@@ -226,6 +226,17 @@ def test_values_that_are_no_numbers_are_refused(folder, tmp_path):
     assert "weights are broken" in refused(complete, job(folder, tmp_path, tokenizer=broken))
 
 
+def test_names_of_files_may_be_any_bytes(tmp_path):
+    folder = image_folder(tmp_path / "zoo", 3)
+    odd = os.fsencode(folder / "ant") + b"/\xff.png"
+    with open(odd, "wb") as file:
+        file.write(b"no image")
+    manifest = complete(job(folder, tmp_path, bad_files=1))
+    assert manifest.splits == {"train": 3} and manifest.details["bad"] == ["ant/\udcff.png"]
+    assert Manifest.read(tmp_path / "codes" / "1.0.0") == manifest
+    assert (tmp_path / "codes.bad.txt").read_bytes().startswith(b"ant/\xff.png\t")
+
+
 def test_very_long_pictures_are_not_scaled(tmp_path):
     folder = image_folder(tmp_path / "zoo", 2)
     save_image(folder / "ant" / "long.png", np.zeros((1, 200, 3), np.uint8))

@@ -53,6 +53,7 @@ def test_digits(tokenizer_file, tmp_path, capsys):
     where = ("--tokenizer", tokenizer_file, "--name", "codes", "--dir", tmp_path)
     run("digits", *where, "--batch-size", 100)
     assert f"{tmp_path / 'codes' / '1.0.0'}: 1,500 train, 297 test" in capsys.readouterr().out
+    assert manifest_of(tmp_path).licence == "CC BY 4.0"
     digits = DigitImages("test")
     tokens, labels = stored(tmp_path, "test")
     wanted = vq().encode(np.stack([digits.read(i) for i in range(297)]), batch_size=100)

@@ -56,6 +56,7 @@ def description(job: Job, bad: Mapping[int, str]) -> dict[str, Any]:
         "condition": job.condition,
         "tokenizer": meta | {"values": job.tokenizer.stored[0]},
         "augmentation": job.cut.augmentation,
+        "licence": next(iter(job.splits.values()))[0].licence,
         "source": f"encoded from {', '.join(names)}",
         "details": {"settings": job.settings, "bad": keys},
     }
@@ -90,6 +91,6 @@ def write_bad_list(job: Job, bad: Mapping[int, str]) -> None:
     """Lists unreadable items: on each line what an item is called, a tab, and why."""
     lines = [f"{job.key(number)}\t{bad[number]}\n" for number in sorted(bad)]
     try:
-        job.bad_list.write_text("".join(lines), encoding="utf-8")
+        job.bad_list.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"cannot write {job.bad_list}: {error.strerror}") from None

@@ -21,10 +21,12 @@ class Images(abc.ABC):
     Attributes:
       name: of the source, for messages and manifests.
       class_names: names of the classes, or None where items have none.
+      licence: of the pictures, if known.
     """
 
     name: str
     class_names: Sequence[str] | None
+    licence: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,5 +53,6 @@ class Images(abc.ABC):
         """SHA-256 of which items these are, of which classes, in their order; hexadecimal."""
         digest = hashlib.sha256(json.dumps(self.class_names and list(self.class_names)).encode())
         for index in indices.tolist():
-            digest.update(f"{self.key(index)}\0{self.label(index)}\n".encode())
+            item = f"{self.key(index)}\0{self.label(index)}\n"
+            digest.update(item.encode(errors="surrogateescape"))  # names of files may be any bytes
         return digest.hexdigest()
