@@ -185,6 +185,7 @@ def test_a_preview_of_nothing_readable(tmp_path):
         (["images", "ZOO", "--shard", "2/2"], "--shard is one of 0/N to N-1/N"),
         (["images", "ZOO", "--shard", "x"], "--shard is one of 0/N to N-1/N"),
         (["images", "ZOO", "--name", "digits"], "taken by a built-in dataset"),
+        (["images", "all=ZOO"], '"all" is no split name'),
         (["images", "ZOO", "--name", "a/b"], "is no dataset name"),
         (["images", "ZOO", "--name", ""], "give --name for a dataset, or --preview"),
         (["images", "ZOO", "--dir", "FILE/data"], "cannot write to folder"),

@@ -79,6 +79,11 @@ def test_photographs_are_turned(tmp_path):
     exif[0x0112] = 3  # by 180 degrees
     save(tmp_path / "turned.png", pixels, exif=exif)
     assert np.array_equal(read_image(tmp_path / "turned.png"), pixels[::-1, ::-1])
+    assert folder.image_size(tmp_path / "turned.png") == (4, 6)
+    exif[0x0112] = 6  # by 90 degrees
+    save(tmp_path / "turned.png", pixels, exif=exif)
+    assert folder.image_size(tmp_path / "turned.png") == (6, 4)
+    assert read_image(tmp_path / "turned.png").shape == (6, 4, 3)
 
 
 def test_damaged_files_are_named(tmp_path, monkeypatch):

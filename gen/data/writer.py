@@ -65,24 +65,37 @@ def write_dataset(
       UserError: the dataset exists already, the description is inconsistent, or a record does
         not fit it; the record is named.
     """
-    check_request(name, splits)
-    if records_per_shard < 1:
-        raise UserError("a shard holds at least one record")
-    root = files.data_root(directory)
-    destination = root / name / files.VERSION
-    exists = UserError(f"{destination} exists already; remove it or choose another name")
-    if destination.exists():
-        raise exists
+    check_splits(splits, records_per_shard)
+    destination = check_new(directory, name)
     manifest = Manifest(
         name=name, layout=layout, condition=condition, splits={},
         tokenizer=tokenizer or NO_TOKENIZER, augmentation=augmentation or NO_AUGMENTATION,
         licence=licence, source=source, details=details or {},
     )  # fmt: skip
-    with files.staging(root, name) as stage:
+    with files.staging(destination.parent.parent, name) as stage:
         manifest = _write_files(stage, manifest, splits, records_per_shard)
         if not files.install(stage, destination):
-            raise exists
+            raise _exists(destination)
     return manifest
+
+
+def check_new(directory: str | os.PathLike[str] | None, name: str) -> Path:
+    """Where `write_dataset` would write; for those who have much to do before it.
+
+    Raises:
+      UserError: this is no name of a dataset, or there is one already.
+    """
+    files.check_name(name)
+    if name in RESERVED_NAMES:
+        raise UserError(f'the dataset name "{name}" is taken by a built-in dataset')
+    destination = files.data_root(directory) / name / files.VERSION
+    if destination.exists():
+        raise _exists(destination)
+    return destination
+
+
+def _exists(destination: Path) -> UserError:
+    return UserError(f"{destination} exists already; remove it or choose another name")
 
 
 def seal(directory: Path, manifest: Manifest, lengths: Mapping[str, list[int]]) -> Manifest:
@@ -108,14 +121,10 @@ def seal(directory: Path, manifest: Manifest, lengths: Mapping[str, list[int]]) 
     return manifest
 
 
-def check_request(name: str, splits: Iterable[str]) -> None:
-    """Raises `UserError` for names of a dataset, or of splits, that it cannot have."""
-    files.check_name(name)
-    if name in RESERVED_NAMES:
-        raise UserError(f'the dataset name "{name}" is taken by a built-in dataset')
-    splits = list(splits)
-    if not splits:
-        raise UserError("a dataset needs at least one split")
+def check_splits(splits: Iterable[str], records_per_shard: int = 1) -> None:
+    """Raises `UserError` for impossible names of splits, or none, or empty shards."""
+    if not splits or records_per_shard < 1:
+        raise UserError("a dataset needs at least one split and one record per shard")
     for split in splits:
         if not _SPLIT.fullmatch(split) or split == "all":
             raise UserError(f'"{split}" is no split name: use letters, digits and "_"')

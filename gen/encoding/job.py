@@ -17,7 +17,7 @@ import numpy as np
 from gen.data import Manifest, files
 from gen.data.manifest import check_condition
 from gen.data.records import RecordSpec
-from gen.data.writer import check_request
+from gen.data.writer import check_new, check_splits
 from gen.encoding.encoder import stored_layout
 from gen.encoding.parts import EncodedParts
 from gen.errors import UserError
@@ -67,7 +67,8 @@ class Job:
     bad_files: int | None = None
 
     def __post_init__(self) -> None:
-        check_request(self.name, self.splits)
+        files.check_name(self.name)
+        check_splits(self.splits)
         if min(self.batch_size, self.part_size) < 1 or (self.bad_files or 0) < 0:
             raise UserError("--batch-size and --part-size are at least 1, --bad-files at least 0")
         names = {split: images.class_names for split, (images, _) in self.splits.items()}
@@ -198,9 +199,10 @@ class Job:
         """The manifest of the dataset if it is there already.
 
         Raises:
-          UserError: there is another dataset of this name.
+          UserError: there is another dataset of this name, or there can be none.
         """
         if not self.destination.exists():
+            check_new(self.directory, self.name)
             return None
         manifest = Manifest.read(self.destination)
         before = manifest.details.get("settings", {})

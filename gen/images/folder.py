@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from gen.errors import UserError
 from gen.images.source import BadImage, Images
@@ -104,12 +105,30 @@ def read_image(file: Path | IO[bytes], name: str) -> np.ndarray:
     Raises:
       BadImage: it is missing, damaged, no image, or so large that Pillow takes it for an attack.
     """
+    with _opened(file, name) as image:
+        return pixels_of(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of what `read_image` would give, from the head of the file alone.
+
+    Raises:
+      BadImage: as `read_image`, as far as the head tells.
+    """
+    with _opened(path, str(path)) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (width, height) if turned else (height, width)
+
+
+@contextlib.contextmanager
+def _opened(file: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as image:
             # Pillow only warns of the first half of what it takes for attacks.
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise ValueError(f"{image.width} x {image.height} pixels: a decompression bomb?")
-            return pixels_of(image)
+            yield image
     except Exception as error:
         # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error, ...
         reason = " ".join(str(error).split())[:160] or type(error).__name__
