@@ -1,13 +1,17 @@
 """`python -m gen.encode`: datasets of tokens from pixels, and captions as features.
 
+    python -m gen.encode images FOLDER --tokenizer FILE --preview look.png
     python -m gen.encode images FOLDER --tokenizer FILE --name flowers
+    python -m gen.encode videos FOLDER --frames 16 --tokenizer FILE --name clips
+    python -m gen.encode tfds NAME --tokenizer FILE --name codes
     python -m gen.encode digits --tokenizer FILE --name digit_codes
     python -m gen.encode text CAPTIONS OUT
 
 What encodes pixels works in parts, which `DIR/NAME.parts` keeps: stopped (exit code 42) or killed,
 the same command goes on from there. `--shard 0/4` to `--shard 3/4` share the work between processes
-or machines that see one data directory; the last to finish makes the dataset. `text` encodes
-captions with a T5 encoder (extra `torch`) into a folder that `gen.sample --captions` takes.
+or machines that see one data directory; the last to finish makes the dataset. `--beam` hands the
+same work to a Beam pipeline (extra `beam`). `text` encodes captions with a T5 encoder (extra
+`torch`) into a folder that `gen.sample --captions` takes.
 """
 
 from __future__ import annotations

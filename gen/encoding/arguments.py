@@ -116,7 +116,7 @@ def add_common(add: Callable[..., Any]) -> None:
         help="N of a single split, spread evenly over all, become the split test",
     )  # fmt: skip
     add("--batch-size", type=int, default=16, help="encoded together on each device (%(default)s)")
-    add("--part-size", type=int, default=256, help="kept together, lost by a kill (%(default)s)")
+    add("--part-size", type=int, default=64, help="kept together, lost by a kill (%(default)s)")
     add("--shard", default="0/1", metavar="I/N", help="do this of N shares, counted from 0")
     add(
         "--beam", action="store_true",

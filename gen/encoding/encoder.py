@@ -9,8 +9,8 @@ go through one program and what becomes of a row is the same in any company.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ import numpy as np
 from gen import sharding
 from gen.layouts import Layout
 from gen.tokenizers import Tokenizer, pixels
+
+Row = tuple[Any, np.ndarray | None]
 
 
 def stored_layout(tokenizer: Tokenizer, shape: tuple[int, ...]) -> Layout:
@@ -54,27 +56,46 @@ class Encoder:
         self._tokenizer = tokenizer
         self._program = tokenizer.program(tokenizer.stored[1], tokenizer.layout(shape))
 
-    def __call__(self, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """For each row, uint8 `(*shape, 3)`, an array of `layout.sample_shape` as it is stored.
+    def __call__(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """For each row, in order, its tag and an array of `layout.sample_shape` as it is stored.
 
-        While a batch is computed, the next is read.
+        While a batch is computed, the next is read, and the caller has what the last one gave.
+
+        Args:
+          rows: pairs of a tag, which is handed through, and pixels, uint8 `(*shape, 3)`; or none,
+            which take no place in a batch and remain none.
         """
-        waiting: tuple[int, jax.Array] | None = None
-        rows = iter(rows)
-        while batch := list(itertools.islice(rows, self.rows)):
-            started = len(batch), self._start(batch)
+        waiting: tuple[list[Row], jax.Array] | None = None
+        for batch in self._batches(rows):
+            started = batch, self._start([each for _, each in batch if each is not None])
             if waiting:
                 yield from self._finish(*waiting)
             waiting = started
         if waiting:
             yield from self._finish(*waiting)
 
+    def _batches(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
+        """Rows with as many pixels as a batch has place for, the last with fewer."""
+        batch: list[Row] = []
+        filled = 0
+        for row in rows:
+            batch.append(row)
+            filled += row[1] is not None
+            if filled == self.rows:
+                yield batch
+                batch, filled = [], 0
+        if batch:
+            yield batch
+
     def _start(self, batch: list[np.ndarray]) -> jax.Array:
         filled = np.zeros(self._shape, np.uint8)
-        filled[: len(batch)] = batch
+        if batch:
+            filled[: len(batch)] = batch
         scaled = pixels.scale(filled, self._tokenizer.pixel_range)
         return self._program(self._tokenizer.params, jax.device_put(scaled, self._where))
 
-    def _finish(self, count: int, made: jax.Array) -> Iterator[np.ndarray]:
+    def _finish(self, batch: list[Row], made: jax.Array) -> Iterator[Row]:
         stored = np.asarray(made).reshape(self.rows, *self.layout.sample_shape)
-        yield from stored[:count].astype(self.layout.storage_dtype)
+        rows = iter(stored.astype(self.layout.storage_dtype))
+        for tag, given in batch:
+            yield tag, None if given is None else next(rows)

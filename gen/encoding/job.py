@@ -63,7 +63,7 @@ class Job:
     frames: int | None = None
     directory: str | os.PathLike[str] | None = None
     batch_size: int = 16
-    part_size: int = 256
+    part_size: int = 64
     bad_files: int | None = None
 
     def __post_init__(self) -> None:

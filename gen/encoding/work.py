@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gen.data import Manifest
-from gen.encoding.encoder import Encoder
+from gen.encoding.encoder import Encoder, Row
 from gen.encoding.job import NO_LABEL, Item, Job
 from gen.encoding.merge import check_budget, merge
 from gen.encoding.parts import Stopped
@@ -89,51 +89,58 @@ def _make(job: Job, missing: Collection[int], there: Collection[int], stop: Stop
         unit=" items", desc="encoding", delay=0.5, smoothing=0.05,
     )  # fmt: skip
     with ThreadPoolExecutor(READERS) as pool, bar:
-        read = _in_order(pool, job.read, numbers, depth)
+        # One stream for all parts: batches are full, and one computes while a part is written.
+        rows = _rows(_in_order(pool, job.read, numbers, depth))
+        made = _until_stopped(encoder(rows), stop)
         for k in order:
-            items = _until_stopped(itertools.islice(read, parts.count([k])), stop, bar)
-            arrays = encode_items(job, encoder, items)
+            arrays = _collect(job, made, parts.count([k]), bar.update)
             npz.write(parts.path(k), arrays, parts.settings)
-            rows = np.flatnonzero(arrays["why"] != "")
-            bad |= {parts.rows(k).start + int(row): str(arrays["why"][row]) for row in rows}
+            unread = np.flatnonzero(arrays["why"] != "")
+            bad |= {parts.rows(k).start + int(row): str(arrays["why"][row]) for row in unread}
             check_budget(job, bad)
 
 
-def encode_numbers(job: Job, encoder: Encoder, numbers: Iterable[int]) -> npz.Arrays:
+def encode_numbers(job: Job, encoder: Encoder, numbers: Sequence[int]) -> npz.Arrays:
     """The arrays of a part of the items of these numbers, read ahead in threads."""
     with ThreadPoolExecutor(READERS) as pool:
-        return encode_items(job, encoder, _in_order(pool, job.read, iter(numbers), 2 * READERS))
+        made = encoder(_rows(_in_order(pool, job.read, iter(numbers), 2 * READERS)))
+        return _collect(job, made, len(numbers))
 
 
-def encode_items(job: Job, encoder: Encoder, items: Iterable[Read]) -> npz.Arrays:
-    """The arrays of a part of these items."""
-    why: list[str] = []
-    labels: list[int] = []
+def _rows(items: Iterable[Read]) -> Iterator[Row]:
+    """The versions of each item, tagged with its class; and none, tagged with why, of a bad one."""
+    for item in items:
+        if isinstance(item, BadImage):
+            yield item, None
+        else:
+            yield from ((item.label, version) for version in item.versions)
 
-    def rows() -> Iterator[np.ndarray]:
-        for item in items:
-            readable = not isinstance(item, BadImage)
-            why.append("" if readable else str(item))
-            labels.append(item.label if readable else NO_LABEL)
-            if readable:
-                yield from item.versions
 
-    made = list(encoder(rows()))
+def _collect(
+    job: Job, made: Iterator[Row], count: int, done: Callable[[], Any] = lambda: None
+) -> npz.Arrays:
+    """The arrays of a part of so many items, of their encoded versions; `done` after each."""
     shape, dtype = job.spec.tokens_shape, job.layout.storage_dtype
-    tokens = np.zeros((len(why), *shape), dtype)
-    good = np.array([not reason for reason in why], bool)
-    tokens[good] = np.array(made, dtype).reshape(-1, *shape)
+    tokens, labels = np.zeros((count, *shape), dtype), np.full(count, NO_LABEL, np.int64)
+    why = [""] * count
+    for row in range(count):
+        tag, first = next(made)
+        if first is None:
+            why[row] = str(tag)
+        else:
+            others = (next(made)[1] for _ in range(job.cut.count - 1))
+            tokens[row], labels[row] = np.reshape([first, *others], shape), tag
+        done()
     if dtype.kind == "f" and not np.isfinite(tokens).all():
         raise UserError("the tokenizer makes values that are no numbers: its weights are broken")
-    return {"tokens": tokens, "label": np.array(labels, np.int64), "why": np.array(why, str)}
+    return {"tokens": tokens, "label": labels, "why": np.array(why, str)}
 
 
-def _until_stopped(items: Iterable[Read], stop: StopSignal, bar: Any) -> Iterator[Read]:
-    for item in items:
+def _until_stopped(rows: Iterator[Row], stop: StopSignal) -> Iterator[Row]:
+    for row in rows:
         if stop.received:
             raise Stopped
-        yield item
-        bar.update()
+        yield row
 
 
 def _in_order(
