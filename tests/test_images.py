@@ -5,9 +5,13 @@ import pytest
 from PIL import Image
 
 from gen.errors import UserError
-from gen.images import BadImage, DigitImages, ImageFolder, crops, shapes
+from gen.images import BadImage, DigitImages, ImageFolder, crops, folder, shapes
 from gen.images.__main__ import main
-from gen.images.folder import read_image
+
+
+def read_image(path):
+    return folder.read_image(path, str(path))
+
 
 RNG = np.random.default_rng(0)
 
@@ -76,6 +80,11 @@ def test_photographs_are_turned(tmp_path):
     exif[0x0112] = 3  # by 180 degrees
     save(tmp_path / "turned.png", pixels, exif=exif)
     assert np.array_equal(read_image(tmp_path / "turned.png"), pixels[::-1, ::-1])
+    assert folder.image_size(tmp_path / "turned.png") == (4, 6)
+    exif[0x0112] = 6  # by 90 degrees
+    save(tmp_path / "turned.png", pixels, exif=exif)
+    assert folder.image_size(tmp_path / "turned.png") == (6, 4)
+    assert read_image(tmp_path / "turned.png").shape == (6, 4, 3)
 
 
 def test_damaged_files_are_named(tmp_path, monkeypatch):
@@ -85,7 +94,7 @@ def test_damaged_files_are_named(tmp_path, monkeypatch):
         with pytest.raises(BadImage, match=r"bad\.png cannot be read"):
             read_image(tmp_path / "bad.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(BadImage, match="decompression bomb"):
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(BadImage, match="bomb"):
         read_image(tmp_path / "a.png")
 
 

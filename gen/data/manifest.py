@@ -40,6 +40,8 @@ class Manifest:
       version: version of the dataset, three numbers.
       licence: licence of the data.
       source: where the data came from.
+      details: what else is worth knowing, as JSON: `content_sha256` of each split's records in
+        their order, and what `gen.encode` was told. Manifests of older versions have none.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Manifest:
     version: str = "1.0.0"
     licence: str = ""
     source: str = ""
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_condition(self.condition)
@@ -64,6 +67,8 @@ class Manifest:
             raise UserError(f"the splits must be counts of examples: {self.splits!r}")
         if not isinstance(self.shards, Mapping) or not all(map(_is_shard, self.shards.values())):
             raise UserError("each shard needs its bytes, records (counts) and sha256 (text)")
+        if not isinstance(self.details, Mapping):
+            raise UserError(f"the details must be names and values: {self.details!r}")
 
     @property
     def num_copies(self) -> int:
@@ -120,6 +125,7 @@ class Manifest:
         version = record.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(f"its format_version is {version!r}; this program reads version 1")
+        record = {"details": {}, **record}
         names = {field.name for field in dataclasses.fields(cls)}
         missing = sorted(names - record.keys())
         unknown = sorted(record.keys() - names - {"format_version"})

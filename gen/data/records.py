@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,24 @@ from gen.layouts import Layout
 
 class BadRecord(ValueError):
     """A record breaks its dataset's description; the caller adds which record it is."""
+
+
+class ContentHash:
+    """SHA-256 over records in their order: what they hold, not the files that they lie in."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, record: Mapping[str, Any]) -> None:
+        """Adds a record as `RecordSpec.encode` gives it."""
+        for name in sorted(record):
+            value = np.asarray(record[name])
+            value = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+            self._digest.update(f"{name} {value.dtype.str} {value.shape} ".encode())
+            self._digest.update(value.tobytes())
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

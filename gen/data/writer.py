@@ -17,7 +17,7 @@ import numpy as np
 
 from gen.data import files
 from gen.data.manifest import NO_AUGMENTATION, NO_TOKENIZER, Manifest
-from gen.data.records import BadRecord, RecordSpec
+from gen.data.records import BadRecord, ContentHash, RecordSpec
 from gen.errors import UserError
 from gen.layouts import Layout
 
@@ -36,6 +36,7 @@ def write_dataset(
     augmentation: Mapping[str, Any] | None = None,
     licence: str = "",
     source: str = "",
+    details: Mapping[str, Any] | None = None,
     records_per_shard: int = 50_000,
 ) -> Manifest:
     """Writes `directory/name/1.0.0`, in the order given; it appears whole or not at all.
@@ -54,6 +55,7 @@ def write_dataset(
       tokenizer: as in `Manifest`; None if there is none.
       augmentation: as in `Manifest`; None for one version per record.
       licence, source: licence of the data, and where they came from.
+      details: as in `Manifest`; the hash of the content is added.
       records_per_shard: largest number of records in one file.
 
     Returns:
@@ -63,18 +65,13 @@ def write_dataset(
       UserError: the dataset exists already, the description is inconsistent, or a record does
         not fit it; the record is named.
     """
-    _check_splits(splits, records_per_shard)
+    check_splits(splits, records_per_shard)
     destination = check_new(directory, name)
     manifest = Manifest(
-        name=name,
-        layout=layout,
-        condition=condition,
-        splits={},
-        tokenizer=tokenizer or NO_TOKENIZER,
-        augmentation=augmentation or NO_AUGMENTATION,
-        licence=licence,
-        source=source,
-    )
+        name=name, layout=layout, condition=condition, splits={},
+        tokenizer=tokenizer or NO_TOKENIZER, augmentation=augmentation or NO_AUGMENTATION,
+        licence=licence, source=source, details=details or {},
+    )  # fmt: skip
     with files.staging(destination.parent.parent, name) as stage:
         manifest = _write_files(stage, manifest, splits, records_per_shard)
         if not files.install(stage, destination):
@@ -124,7 +121,8 @@ def seal(directory: Path, manifest: Manifest, lengths: Mapping[str, list[int]]) 
     return manifest
 
 
-def _check_splits(splits: Mapping[str, Any], records_per_shard: int) -> None:
+def check_splits(splits: Iterable[str], records_per_shard: int = 1) -> None:
+    """Raises `UserError` for impossible names of splits, or none, or empty shards."""
     if not splits or records_per_shard < 1:
         raise UserError("a dataset needs at least one split and one record per shard")
     for split in splits:
@@ -136,12 +134,15 @@ def _write_files(
     stage: Path, manifest: Manifest, splits: Mapping[str, Any], records_per_shard: int
 ) -> Manifest:
     spec = RecordSpec.of(manifest)
+    contents = {split: ContentHash() for split in splits}
     lengths = {
-        split: _write_split(stage, manifest, spec, split, data, records_per_shard)
+        split: _write_split(stage, manifest, spec, split, data, contents[split], records_per_shard)
         for split, data in splits.items()
     }
     _write_tfds_metadata(stage, manifest, spec, lengths)
-    return seal(stage, manifest, lengths)
+    hashes = {split: content.hexdigest() for split, content in contents.items()}
+    details = {**manifest.details, "content_sha256": hashes}
+    return seal(stage, dataclasses.replace(manifest, details=details), lengths)
 
 
 def _write_split(
@@ -150,6 +151,7 @@ def _write_split(
     spec: RecordSpec,
     split: str,
     data: Mapping[str, np.ndarray] | Iterable[Mapping[str, Any]],
+    content: ContentHash,
     records_per_shard: int,
 ) -> list[int]:
     """Writes the shards of one split and returns the number of records of each."""
@@ -157,7 +159,7 @@ def _write_split(
 
     lengths: list[int] = []
     writer = None
-    for serialized in _serialized(spec, split, data):
+    for serialized in _serialized(spec, split, data, content):
         if not lengths or lengths[-1] == records_per_shard:
             if writer is not None:
                 writer.close()
@@ -181,6 +183,7 @@ def _serialized(
     spec: RecordSpec,
     split: str,
     data: Mapping[str, np.ndarray] | Iterable[Mapping[str, Any]],
+    content: ContentHash,
 ) -> Iterator[bytes]:
     """Checks each record and turns it into the bytes that TFDS would store."""
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
@@ -193,7 +196,10 @@ def _serialized(
             encoded = spec.encode(record)
         except BadRecord as error:
             raise UserError(f'split "{split}", record {index}: {error}') from None
-        yield serializer.serialize_example(features.encode_example(encoded))
+        content.update(encoded)
+        # As `serialize_example`, whose order of fields changes from process to process.
+        example = serializer.get_tf_example(features.encode_example(encoded))
+        yield example.SerializeToString(deterministic=True)
 
 
 def _rows(split: str, arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ class DigitImages(Images):
 
     name = "digits"
     class_names = tuple(str(digit) for digit in range(10))
+    licence = "CC BY 4.0"
 
     def __init__(self, split: str):
         """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from gen.errors import UserError
 from gen.images.source import BadImage, Images
@@ -52,14 +54,19 @@ class ImageFolder(Images):
         root = Path(root).expanduser().absolute()
         if not root.is_dir():
             raise UserError(f"{root} is no folder of images")
-        paths = sorted(_files(root, endings))
+        return cls.of_paths(root, sorted(_files(root, endings)), f"images ({', '.join(endings)})")
+
+    @classmethod
+    def of_paths(cls, root: Path, paths: Sequence[str], what: str) -> ImageFolder:
+        """As `find`, of `paths` relative to the root, sorted; messages call them `what`."""
         loose = [path for path in paths if "/" not in path]
         folders = sorted(each for each in _names(root) if (root / each).is_dir())
         if not paths:
-            raise UserError(f"{root} holds no images ({', '.join(endings)})")
+            raise UserError(f"{root} holds no {what}")
+        what = what.partition(" ")[0]
         if loose and len(loose) < len(paths):
             raise UserError(
-                f"{root} holds images ({loose[0]}) beside folders of images: put all into class "
+                f"{root} holds {what} ({loose[0]}) beside folders of {what}: put all into class "
                 "folders, or none"
             )
         if loose:
@@ -67,7 +74,7 @@ class ImageFolder(Images):
         used = {path.partition("/")[0] for path in paths}
         empty = [each for each in folders if each not in used]
         if empty:
-            raise UserError(f"the class folder {root / empty[0]} holds no images")
+            raise UserError(f"the class folder {root / empty[0]} holds no {what}")
         return cls(root.name, root, paths, folders)
 
     def __len__(self) -> int:
@@ -82,11 +89,15 @@ class ImageFolder(Images):
         return self._numbers[self._paths[index].partition("/")[0]]
 
     def read(self, index: int) -> np.ndarray:
-        return read_image(self.root / self._paths[index])
+        return read_image(self.path(index), str(self.path(index)))
+
+    def path(self, index: int) -> Path:
+        """Where an item lies."""
+        return self.root / self._paths[index]
 
 
-def read_image(path: Path) -> np.ndarray:
-    """The pixels of a file, uint8 `(H, W, 3)`.
+def read_image(file: Path | IO[bytes], name: str) -> np.ndarray:
+    """The pixels of a file, which messages call by that name, uint8 `(H, W, 3)`.
 
     Photographs are turned as their EXIF orientation says, transparent pixels are put on white, 16
     bits become 8, and of several frames the first counts.
@@ -94,18 +105,38 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
       BadImage: it is missing, damaged, no image, or so large that Pillow takes it for an attack.
     """
+    with _opened(file, name) as image:
+        return pixels_of(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of what `read_image` would give, from the head of the file alone.
+
+    Raises:
+      BadImage: as `read_image`, as far as the head tells.
+    """
+    with _opened(path, str(path)) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (width, height) if turned else (height, width)
+
+
+@contextlib.contextmanager
+def _opened(file: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _pixels(image)
+        with Image.open(file) as image:
+            # Pillow only warns of the first half of what it takes for attacks.
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise ValueError(f"{image.width} x {image.height} pixels: a decompression bomb?")
+            yield image
     except Exception as error:
         # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error, ...
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise BadImage(f"{path} cannot be read as an image ({reason})") from None
+        raise BadImage(f"{name} cannot be read as an image ({reason})") from None
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """Of an open image, or of its present frame, as `read_image`; errors are Pillow's."""
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255

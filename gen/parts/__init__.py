@@ -1,1 +1,1 @@
-"""Large sets of samples, made in parts by many devices: what `gen.sample --parts` does."""
+"""Large sets, made in parts on disk that survive a kill: `gen.sample --parts`, `gen.encode`."""

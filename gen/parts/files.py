@@ -1,15 +1,12 @@
 """Large sets of samples: made in parts that survive a kill, and merged to one `.npz`.
 
-Part k is the file `OUT/part_0000k.npz` with samples k * size to (k + 1) * size - 1. It appears
-under its name once it is whole and on the disk, and carries the settings it was made with; so
-what is there is never made again, whichever process made it. Process p of n makes parts p, p + n
-and so on; process 0 then merges them to `OUT.npz`, a part at a time, and removes them.
+Process p of n makes the parts (`base`) p, p + n and so on; process 0 then merges them to `OUT.npz`,
+a part at a time, and removes them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -17,7 +14,6 @@ import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,48 +22,21 @@ from tqdm import tqdm
 from gen import distributed
 from gen.errors import UserError, note
 from gen.parts import npz
-from gen.schema import differences
+from gen.parts.base import Parts
 from gen.training.stop import RESTART, StopSignal
 
-FREE = ("run",)  # settings that may change: where the weights lie, not what they are
 CHUNK = 1 << 20  # bytes copied at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class PartSet:
-    """A set of samples, and the files that it is made of.
+class PartSet(Parts):
+    """A set of samples, and the files that it is made of; the whole set is OUT.npz."""
 
-    Attributes:
-      out: OUT, the folder of the parts; the whole set is OUT.npz.
-      num: number of samples.
-      size: samples of a part; the last may have fewer.
-      settings: all that the samples depend on, plain values.
-    """
-
-    out: Path
-    num: int
-    size: int
-    settings: dict[str, Any]
+    made, remedy = "sampled", "another --out"
+    free = ("run",)  # where the weights lie, not what they are
 
     @property
     def merged(self) -> Path:
         return self.out.with_name(self.out.name + ".npz")
-
-    @property
-    def total(self) -> int:
-        """Number of parts."""
-        return -(-self.num // self.size)
-
-    def path(self, k: int) -> Path:
-        return self.out / f"part_{k:05d}.npz"
-
-    def rows(self, k: int) -> slice:
-        """Numbers of the samples of part k."""
-        return slice(k * self.size, min((k + 1) * self.size, self.num))
-
-    def count(self, parts: Collection[int]) -> int:
-        """Samples of these parts together."""
-        return sum(self.rows(k).stop - self.rows(k).start for k in parts)
 
     def is_merged(self) -> bool:
         """Whether the whole set is there.
@@ -85,56 +54,8 @@ class PartSet:
                 f"{self.merged} is there and cannot be read ({error}): move it, or give another "
                 "--out"
             ) from None
-        self._check_settings(self.merged, settings)
+        self.check_settings(self.merged, settings)
         return True
-
-    def missing(self, index: int = 0, count: int = 1) -> set[int]:
-        """Parts of process `index` of `count` that are yet to be made; tells of damaged ones.
-
-        Raises:
-          UserError: a part was made with other settings.
-        """
-        found = [k for k in range(index, self.total, count) if self.path(k).exists()]
-        whole = set()
-        for k in tqdm(found, unit="part", desc="checking", delay=0.5, disable=index > 0):
-            problem = self._problem(k)
-            if problem:
-                note(f"{self.path(k)} is damaged ({problem}): it is made anew")
-            else:
-                whole.add(k)
-        return set(range(index, self.total, count)) - whole
-
-    def _problem(self, k: int) -> str | None:
-        """Why part k is not whole; every byte of it is read."""
-        rows = self.count([k])
-        try:
-            with zipfile.ZipFile(self.path(k)) as archive:
-                changed = archive.testzip()
-                if changed:
-                    return f"{changed} was changed"
-                settings = npz.settings(archive)
-                for name in npz.arrays_in(archive):
-                    with archive.open(name + ".npy") as stream:
-                        shape, _ = npz.read_header(stream)
-                    if shape[0] != rows:
-                        return f"{name} has {shape[0]} rows, not {rows}"
-        except Exception as error:  # zipfile and NumPy raise many types
-            return " ".join(str(error).split())
-        self._check_settings(self.path(k), settings)
-        return None
-
-    def _check_settings(self, path: Path, before: dict[str, Any]) -> None:
-        now = json.loads(json.dumps(self.settings))  # makes lists of tuples
-        # The end of a path or a hash is enough to tell it from another.
-        changed = [
-            f"{name} {str(before.get(name))[-24:]}, now {str(now.get(name))[-24:]}"
-            for name in differences(before, now)
-        ]
-        if any(name not in FREE for name in differences(before, now)):
-            raise UserError(
-                f"{path} was sampled with other settings ({'; '.join(changed)}): give the same "
-                "again, or another --out"
-            )
 
     def make(
         self,

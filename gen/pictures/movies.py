@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -90,28 +91,34 @@ def save_mp4(
     if path.suffix.lower() != ".mp4":
         raise UserError(f"this film is saved as MP4; {path} should end in .mp4")
     check_mp4()
-    from imageio_ffmpeg import write_frames
-
     how = {"labels": labels, "columns": columns, "title": title, "scale": scale}
     frames = [np.asarray(frame.convert("RGB")) for frame in _drawn(videos_NTHWC, fps, how)]
     # Players want even sides: H.264 stores colour at half the resolution.
     even = [(0, side % 2) for side in frames[0].shape[:2]]
     frames = [np.pad(frame, (*even, (0, 0)), mode="edge") for frame in frames]
-    size = frames[0].shape[1::-1]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        film = write_frames(str(path), size, fps=fps, quality=8, macro_block_size=1)
-        film.send(None)
-        for frame in frames:
-            film.send(np.ascontiguousarray(frame))
-        film.close()
+        _encode(path, frames, fps)
     except OSError as error:
         raise UserError(f"cannot write the film {path}: {error.strerror or error}") from error
 
 
+def _encode(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
+    """Writes uint8 frames (H, W, 3) of even sides as H.264."""
+    import av
+
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        film.mux(stream.encode())
+
+
 def check_mp4() -> None:
     """Raises `UserError` unless what writes films is installed."""
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
+    if importlib.util.find_spec("av") is None:
         raise UserError("an MP4 needs the extra `video`: pip install -e '.[video]'")
 
 

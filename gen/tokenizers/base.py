@@ -65,13 +65,14 @@ class Tokenizer(abc.ABC):
       config: an instance of `Config`.
       params: nested dict of float32 arrays.
       pixel_range: least and greatest pixel, as floats.
-      meta: `{"id", "sha256" of the published file or None, "source", ...}`, for the manifests of
-        datasets.
+      meta: `{"id", "sha256" of the published file or None, "source", ...}`, for manifests.
+      stored: what datasets hold of it, and the module's method that gives it.
     """
 
     kind: ClassVar[str]
     Config: ClassVar[type]
     pixel_range: ClassVar[tuple[float, float]]
+    stored: ClassVar[tuple[str, str]] = ("tokens", "encode")
 
     def __init__(
         self,

@@ -122,6 +122,8 @@ class KLTokenizer(Tokenizer):
     kind = "kl"
     Config = KLConfig
     pixel_range = (-1.0, 1.0)
+    # Generators draw their latents from these anew at each visit.
+    stored = ("moments", "moments")
 
     @classmethod
     def build(cls, config: KLConfig, rngs: nnx.Rngs, *, dtype: jnp.dtype) -> KLModel:

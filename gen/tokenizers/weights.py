@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from flax import nnx, traverse_util
 
 from gen.errors import UserError
@@ -17,6 +20,16 @@ def shapes_of(state: nnx.State) -> dict[str, tuple[int, ...]]:
     """Path -> shape of the parameters of a module's state."""
     flat = traverse_util.flatten_dict(nnx.to_pure_dict(state), sep="/")
     return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+
+
+def digest_of(config: Any, params: Mapping[str, Any]) -> str:
+    """SHA-256 of a tokenizer's config and weights, hexadecimal, whatever file they come from."""
+    record = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    digest = hashlib.sha256(record.encode())
+    for path, leaf in sorted(traverse_util.flatten_dict(params, sep="/").items()):
+        digest.update(f"{path} {np.shape(leaf)}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
 
 def check_meta(meta: dict[str, Any]) -> dict[str, Any]:
