@@ -18,6 +18,17 @@ PRECISION = jax.lax.Precision.HIGHEST
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
+def compiler_options() -> dict[str, str] | None:
+    """What XLA is told about programs that are mostly convolutions; none: its defaults.
+
+    Without YNNPACK its CPU backend makes them by Eigen, up to 1.4 times as fast (float32, 128 to
+    640 channels, two cores; jax 0.10).
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
 class Conv(nnx.Module):
     """Convolution; kernel `(size, size, I, O)`, started LeCun normal, the bias (if any) at 0."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,36 +25,11 @@ from gen import sharding
 from gen.checks import check_tokens
 from gen.errors import UserError
 from gen.layouts import Layout
+from gen.models.convolution import compiler_options
 from gen.tokenizers import pixels as pixel_values
 from gen.tokenizers.weights import check_meta, check_shapes, shapes_of
 
 DTYPES = ("float32", "bfloat16")
-
-
-class TokenizerModel(Protocol):
-    """What a kind's module offers: pure functions of arrays and of a static layout.
-
-    Pixels are float32 in `pixel_range`. Latents are `(B, h, w, C)`, with frames in front of h
-    for videos.
-    """
-
-    def latents(self, pixels: jax.Array, layout: Layout) -> jax.Array:
-        """What the encoder gives, before it is quantised; float32."""
-
-    def encode(self, pixels: jax.Array, layout: Layout) -> jax.Array:
-        """Tokens."""
-
-    def embed(self, tokens: jax.Array, layout: Layout) -> jax.Array:
-        """What the tokens stand for, as the decoder takes it; float32."""
-
-    def decode(self, tokens: jax.Array, layout: Layout) -> jax.Array:
-        """Pixels, float32, not clamped."""
-
-    def decode_latents(self, latents: jax.Array, layout: Layout) -> jax.Array:
-        """Pixels of what `embed` gives, float32, not clamped."""
-
-    def codes(self) -> jax.Array:
-        """The rows that `embed` looks up, `(V, C)`; kinds of continuous latents have none."""
 
 
 class Tokenizer(abc.ABC):
@@ -242,12 +217,13 @@ class Tokenizer(abc.ABC):
     def program(self, method: str, layout: Layout) -> Callable[[Any, jax.Array], jax.Array]:
         """The compiled function of (params, rows) behind a method of `TokenizerModel`.
 
-        For callers with a loop of their own, or that export it: inputs are not checked.
+        For callers with a loop of their own, or that export it: inputs are not checked. It has
+        compiler options of its own, which JAX allows outside of another `jit` alone.
         """
         key = (method, layout)
         if key not in self._programs:
             body = functools.partial(_apply, self._graphdef, method, layout)
-            self._programs[key] = jax.jit(body)
+            self._programs[key] = jax.jit(body, compiler_options=compiler_options())
         return self._programs[key]
 
     def _from_pixels(self, method: str, pixels: np.ndarray, batch_size: int) -> np.ndarray:

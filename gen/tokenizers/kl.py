@@ -84,7 +84,7 @@ class KLConfig:
 
 
 class KLModel(nnx.Module):
-    """Encoder and decoder; methods as in `gen.tokenizers.base.TokenizerModel`, but no codes."""
+    """Encoder and decoder; methods as in `gen.tokenizers.model.TokenizerModel`, but no codes."""
 
     def __init__(self, config: KLConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         exact = {"dtype": jnp.dtype(jnp.float32), "rngs": rngs}

@@ -63,7 +63,7 @@ class MaskGITVQConfig:
 
 
 class MaskGITVQModel(nnx.Module):
-    """Encoder, codebook and decoder; methods as in `gen.tokenizers.base.TokenizerModel`."""
+    """Encoder, codebook and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
 
     def __init__(self, config: MaskGITVQConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         size, dim = config.codebook_size, config.codebook_dim

@@ -73,7 +73,7 @@ class MSVQConfig:
 
 
 class MSVQModel(nnx.Module):
-    """Encoder, quantiser and decoder; methods as in `gen.tokenizers.base.TokenizerModel`."""
+    """Encoder, quantiser and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
 
     def __init__(self, config: MSVQConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         width, size = config.quantizer.codebook_dim, config.kernel_size

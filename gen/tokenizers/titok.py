@@ -109,7 +109,7 @@ class TiTokConfig:
 
 
 class TiTokModel(nnx.Module):
-    """Encoder, codebook and decoder; methods as in `gen.tokenizers.base.TokenizerModel`."""
+    """Encoder, codebook and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
 
     def __init__(self, config: TiTokConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         exact = {"dtype": jnp.dtype(jnp.float32), "rngs": rngs}

@@ -130,7 +130,7 @@ def unit(rows: jax.Array) -> jax.Array:
 
 
 class VQModel(nnx.Module):
-    """Encoder, codebook and decoder; methods as in `gen.tokenizers.base.TokenizerModel`."""
+    """Encoder, codebook and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
 
     def __init__(self, config: VQConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         exact = {"dtype": jnp.dtype(jnp.float32), "rngs": rngs}

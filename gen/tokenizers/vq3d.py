@@ -101,7 +101,7 @@ class MAGVITConfig:
 
 
 class MAGVITModel(nnx.Module):
-    """Encoder, codebook and decoder; methods as in `gen.tokenizers.base.TokenizerModel`."""
+    """Encoder, codebook and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
 
     def __init__(self, config: MAGVITConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         size, dim = config.codebook_size, config.codebook_dim
