@@ -16,6 +16,7 @@ from flax import nnx
 
 PRECISION = jax.lax.Precision.HIGHEST
 Padding = tuple[tuple[int, int], tuple[int, int]]
+FEW = 4  # output channels, such as those of pixels
 
 
 def compiler_options() -> dict[str, str] | None:
@@ -54,15 +55,37 @@ class Conv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x_BHWI: jax.Array) -> jax.Array:
-        y_BHWO = jax.lax.conv_general_dilated(
-            x_BHWI.astype(self.dtype),
-            self.kernel[...].astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=PRECISION,
-        )
+        stride = (self.stride, self.stride)
+        kernel = self.kernel[...].astype(self.dtype)
+        y_BHWO = convolved(x_BHWI.astype(self.dtype), kernel, stride, self.padding)
         return y_BHWO if self.bias is None else y_BHWO + self.bias[...].astype(self.dtype)
+
+
+def convolved(
+    x_BHWI: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding
+) -> jax.Array:
+    """The convolution with a kernel `(height, width, I, O)`, the fastest way on this platform."""
+    if stride == (1, 1) and kernel.shape[-1] <= FEW and jax.default_backend() == "cpu":
+        return by_taps(x_BHWI, kernel, padding)
+    axes = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x_BHWI, kernel, stride, padding, dimension_numbers=axes, precision=PRECISION
+    )
+
+
+def by_taps(x_BHWI: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """A convolution at stride 1 as one product for all taps of the kernel, then shifted sums.
+
+    Eigen copies the window of each position before it multiplies, which takes much longer than the
+    products themselves where outputs are few: 64 ms for 160 channels to 3 at 256 x 256, here 11.
+    """
+    rows, columns = kernel.shape[:2]
+    taps = jnp.einsum("bhwi,yxio->bhwyxo", x_BHWI, kernel, precision=PRECISION)
+    taps = jnp.pad(taps, ((0, 0), *padding, (0, 0), (0, 0), (0, 0)))
+    height, width = taps.shape[1] - rows + 1, taps.shape[2] - columns + 1
+    return sum(
+        taps[:, y : y + height, x : x + width, y, x] for y in range(rows) for x in range(columns)
+    )
 
 
 class Downsample(Conv):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gen.models.convolution import PRECISION
+from gen.models.convolution import PRECISION, convolved
 
 Stride = tuple[int, int, int]
 Padding = tuple[tuple[int, int], ...]
@@ -99,10 +99,8 @@ def by_frames(
     total = 0
     for first, kernel_HWIO in enumerate(kernel):
         seen = x_BTHWI[:, first : first + (made - 1) * stride[0] + 1 : stride[0]]
-        total += jax.lax.conv_general_dilated(
-            seen.reshape(-1, *seen.shape[2:]), kernel_HWIO, stride[1:], around[1:],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=PRECISION,
-        )  # fmt: skip
+        flat_BHWI = seen.reshape(-1, *seen.shape[2:])
+        total += convolved(flat_BHWI, kernel_HWIO, stride[1:], around[1:])
     return total.reshape(batch, made, *total.shape[1:])
 
 
