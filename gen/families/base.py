@@ -102,6 +102,10 @@ class Family(abc.ABC):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean loss of a training batch with all its randomness, and metrics by name."""
 
+    def updated(self, params: dict[str, Any], notes: dict[str, jax.Array]) -> dict[str, Any]:
+        """The parameters after a training step's update by gradients: here, as these leave them."""
+        return params
+
     @abc.abstractmethod
     def held_out(
         self,

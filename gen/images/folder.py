@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from gen.errors import UserError
 from gen.images.source import BadImage, Images
@@ -94,11 +95,29 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
       BadImage: it is missing, damaged, no image, or so large that Pillow takes it for an attack.
     """
+    with _opened(path) as image:
+        return _pixels(image)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of what `read_image` would give, from the head of the file alone.
+
+    Raises:
+      BadImage: as `read_image`, as far as the head tells.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (width, height) if turned else (height, width)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return _pixels(image)
+                yield image
     except Exception as error:
         # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error, ...
         reason = " ".join(str(error).split())[:160] or type(error).__name__
