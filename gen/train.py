@@ -78,11 +78,11 @@ def prepare(argv: list[str] | None) -> Run:
             raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
         mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
         trainer = Trainer(config, mesh)
-        job = JOBS[type(config)](trainer, init_from=args.init_from, tokenizer=args.tokenizer)
+        is_new = not checkpoint.steps_in(workdir / "checkpoints")
+        options = {"init_from": args.init_from, "tokenizer": args.tokenizer, "is_new": is_new}
+        job = JOBS[type(config)](trainer, **options)
     distributed.check_shared(workdir)
     check_resumable(config, workdir)
-    if not checkpoint.steps_in(workdir / "checkpoints"):
-        job.check_fresh()
     return Run(config, workdir, trainer, job)
 
 

@@ -36,11 +36,11 @@ class Training(nnx.Module):
             setattr(holder, name, Buffer(codes_VC))  # no gradient moves it
         self.memory = memory.Memory(codes_VC, revive_after=loss.revive_after, is_ema=is_ema)
         self.perceptual = perceptual.Perceptual() if loss.perceptual.weight else None
-        against = loss.adversarial
-        self.discriminator = None
-        if against.weight:
-            sizes = (against.width, against.layers)
-            self.discriminator = discriminator.Discriminator(*sizes, dtype=dtype, rngs=rngs)
+        against, options = loss.adversarial, {"dtype": dtype, "rngs": rngs}
+        sizes = (against.width, against.layers)
+        self.discriminator = (
+            discriminator.Discriminator(*sizes, **options) if against.weight else None
+        )
 
 
 class TokenizerLearner:

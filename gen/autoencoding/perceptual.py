@@ -61,9 +61,9 @@ class Stored(nnx.Module):
 class Perceptual(nnx.Module):
     """VGG16 up to its last convolution, zeros until `read` has filled it."""
 
-    def __init__(self, widths: tuple[tuple[int, ...], ...] = WIDTHS):
-        fans = (3, *(stage[-1] for stage in widths))
-        self.stages = Series(Stage(fan_in, stage) for fan_in, stage in zip(fans, widths))
+    def __init__(self) -> None:
+        fans = (3, *(stage[-1] for stage in WIDTHS))
+        self.stages = Series(Stage(fan_in, stage) for fan_in, stage in zip(fans, WIDTHS))
 
     def __call__(self, wanted_BHWC: jax.Array, made_BHWC: jax.Array) -> jax.Array:
         """Mean distance of pairs of images in [-1, 1]."""

@@ -42,20 +42,20 @@ class Job(abc.ABC):
     is_warm: bool
 
     @abc.abstractmethod
-    def __init__(self, trainer: Trainer, *, init_from: str | None, tokenizer: str | None) -> None:
+    def __init__(
+        self, trainer: Trainer, *, init_from: str | None, tokenizer: str | None, is_new: bool
+    ) -> None:
         """Opens what the config and the command line name.
 
         Args:
           trainer: of the run.
           init_from: `--init_from`.
           tokenizer: `--tokenizer`.
+          is_new: the run has no checkpoint yet, and so needs all that step 0 takes.
 
         Raises:
           UserError: anything that a user can get wrong.
         """
-
-    def check_fresh(self) -> None:
-        """Refuses to begin at step 0 without what that takes."""
 
     @abc.abstractmethod
     def start(self) -> TrainState:

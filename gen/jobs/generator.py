@@ -31,7 +31,9 @@ class GeneratorJob(Job):
 
     free: ClassVar = ("sample",)
 
-    def __init__(self, trainer: Trainer, *, init_from: str | None, tokenizer: str | None) -> None:
+    def __init__(
+        self, trainer: Trainer, *, init_from: str | None, tokenizer: str | None, is_new: bool
+    ) -> None:
         config, family = trainer.config, trainer.learner
         self.trainer, self.family, self.name = trainer, family, config.family
         check_scores(config.eval.scores, config.eval.num_samples)
@@ -39,6 +41,8 @@ class GeneratorJob(Job):
         family.scales(sample.guidance, sample.guidance_interval, sample.options)
         self.dataset: Dataset = open_data(config, family)
         self._start = Start.checked(family, init_from=init_from, tokenizer=tokenizer)
+        if is_new and config.data.name != "random":
+            self._start.check_enough(family)
         self._generator: Generator | None = None
         self.num_examples = len(self.dataset.split(config.data.train))
         self.num_parameters = count_parameters(family)
@@ -46,10 +50,6 @@ class GeneratorJob(Job):
         measure = {"nll": "nats_per_token"}.get(family.measure, family.measure)
         self.unit = measure.replace("_", " ")
         self.curves = {"loss": "training loss", f"valid/{measure}": "held out"}
-
-    def check_fresh(self) -> None:
-        if self.trainer.config.data.name != "random":
-            self._start.check_enough(self.family)
 
     def start(self) -> TrainState:
         return self._start.state(self.trainer)

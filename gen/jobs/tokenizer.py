@@ -37,7 +37,9 @@ class TokenizerJob(Job):
     curves: ClassVar = {"psnr": "training", "valid/psnr": "held out"}
     unit = "PSNR in dB"
 
-    def __init__(self, trainer: Trainer, *, init_from: str | None, tokenizer: str | None) -> None:
+    def __init__(
+        self, trainer: Trainer, *, init_from: str | None, tokenizer: str | None, is_new: bool
+    ) -> None:
         config, learner = trainer.config, trainer.learner
         if tokenizer:
             raise UserError("--tokenizer: this run trains one itself; --init_from starts from one")
@@ -49,7 +51,7 @@ class TokenizerJob(Job):
         self._held_out_NHWC = held_out_crops(held_out, config.data)
         self._given = _weights_of(init_from, learner) if init_from else {}
         self._perceptual_files = config.loss.perceptual.files
-        for path in self._perceptual_files:
+        for path in self._perceptual_files if is_new else ():  # later they are in the checkpoint
             open_weights(path)
         self._tokenizer = blank(learner.kind, learner.config)
 
