@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
                 "blocks_per_level": 1,
                 "z_channels": 32,
                 "normalise_codes": False,
-                "norm_groups": 8,
+                "norm_groups": 1,
             },
             "loss": {"reconstruction": "l2", "codebook": "ema", "commitment": 0.25},
             "data": {"name": "folder", "size": (32, 32)},

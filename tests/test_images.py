@@ -6,7 +6,7 @@ from PIL import Image
 
 from gen.errors import UserError
 from gen.images import BadImage, DigitImages, ImageFolder, crops
-from gen.images.folder import read_image
+from gen.images.folder import image_size, read_image
 
 RNG = np.random.default_rng(0)
 
@@ -123,3 +123,15 @@ def test_digits_are_pictures():
     pixels = digits.read(0)
     assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8 and pixels.max() == 255
     assert digits.class_names[digits.label(0)] == str(digits.label(0)) and digits.key(7) == "0007"
+
+
+def test_sizes_are_told_by_the_head_of_a_file(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # by a quarter turn
+    for name in ("turned.jpg", "turned.png", "plain.png"):
+        options = {} if "plain" in name else {"exif": exif}
+        path = save(tmp_path / name, noise(4, 6), **options)
+        assert image_size(path) == read_image(path).shape[:2]
+    path.write_bytes(b"no image")
+    with pytest.raises(BadImage, match=r"plain\.png cannot be read"):
+        image_size(path)

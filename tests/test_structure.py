@@ -15,6 +15,7 @@ FILES = sorted((tiny.ROOT / "gen").rglob("*.py"))
 # A layer may import those before it, never those after it.
 LAYERS = [
     ("errors",),
+    ("learner",),
     ("layouts", "sharding", "schema", "distributed", "runtime", "pictures", "metrics"),
     ("models", "data", "captions"),
     ("images",),

@@ -17,6 +17,7 @@ from gen.autoencoding import discriminator, memory, perceptual
 from gen.autoencoding.losses import LossConfig, entropy, reconstruction
 from gen.autoencoding.quantised import TRAINABLE
 from gen.errors import UserError
+from gen.learner import Learner
 from gen.models.layers import Buffer
 from gen.tokenizers import Tokenizer
 from gen.tokenizers.vq import unit
@@ -43,8 +44,8 @@ class Training(nnx.Module):
         )
 
 
-class TokenizerLearner:
-    """What a run of a tokenizer trains (`gen.training.state.Learner`).
+class TokenizerLearner(Learner):
+    """What a run of a tokenizer trains.
 
     Attributes:
       kind: class of the tokenizer.

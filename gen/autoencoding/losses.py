@@ -100,7 +100,7 @@ class LossConfig:
             if value not in valid:
                 raise UserError(f'config.loss.{name} "{value}" is unknown{nearest(value, valid)}')
         if min(self.codebook_weight, self.commitment, self.revive_after) < 0:
-            raise UserError("config.loss: weights and revive_after are at least 0")
+            raise UserError(f"config.loss: weights and revive_after are at least 0: {self}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"config.loss.ema_decay lies in [0, 1), not {self.ema_decay}")
 

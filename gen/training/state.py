@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,30 +22,11 @@ from jax.sharding import Mesh
 from gen import sharding
 from gen.config import Config, TokenizerRun
 from gen.errors import UserError
+from gen.learner import Learner
 from gen.models.layers import Buffer
 from gen.training.optimizer import make_optimizer, make_schedule
 
 Params = dict[str, Any]
-
-
-class Learner(Protocol):
-    """What a run trains, as far as the step minds: a generator's family, or a tokenizer's terms."""
-
-    def build(self, rngs: nnx.Rngs, *, dtype: jnp.dtype) -> nnx.Module:
-        """The module, float32 parameters, computing in `dtype`."""
-
-    def loss(
-        self, model: nnx.Module, batch: dict[str, jax.Array], key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss of a batch with all its randomness; metrics, of which arrays are notes."""
-
-    def updated(self, params: Params, notes: dict[str, jax.Array]) -> Params:
-        """All parameters and buffers after what no gradient does.
-
-        Args:
-          params: nested dict, after the optimiser's update.
-          notes: by name, with a leading axis of the passes of the batch.
-        """
 
 
 @struct.dataclass
