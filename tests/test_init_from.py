@@ -88,7 +88,7 @@ def test_first_loss_is_that_of_the_weights(source, tmp_path):
     nll = gen.load(source).nll(np.asarray(rows["tokens"]), labels=np.asarray(rows["label"]))
     np.testing.assert_allclose(first["loss"], nll.mean(), rtol=1e-5)
     # Before the first step the run scores what `gen.evaluate` does.
-    scores = held_out(gen.load(source), run.dataset.split("test"), batch_size=64)
+    scores = held_out(gen.load(source), run.job.dataset.split("test"), batch_size=64)
     assert start["step"] == 0 and first["step"] == 1
     np.testing.assert_allclose(start["valid/nats_per_token"], scores["nats_per_token"], rtol=1e-6)
 
