@@ -11,13 +11,16 @@ Expected on the 297 test images: 2.34 bits/dim (next token: 1.68). 1500 samples 
 unguided: class accuracy 0.95, two-sample test 0.72 (0.5 is perfect), no copies of training images,
 memorisation ratio 1.08; at guidance 2: class accuracy 0.98.
 316,089 parameters.
+`:msvq` takes the tokens of configs/digits_msvq.py instead, once `gen.encode digits --tokenizer FILE
+--name digits_msvq` has made them; it also needs `--tokenizer FILE`.
 """
 
 from digits_llamagen import get_config as base
+from digits_msvq import QUANTIZER
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(tokens: str = "pixels") -> ConfigDict:
     config = base()
     config.family = "next_scale"
     config.model = ConfigDict(
@@ -49,4 +52,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 5600
     config.train.eval_every = config.train.save_every = 1400
     config.data.shift.steps = 2800
+    if tokens != "pixels":  # the scores of samples are those of gray levels
+        config.model.gray_levels, config.model.quantizer = 0, {"msvq": QUANTIZER}[tokens]
+        config.data.name, config.data.shift, config.eval.scores = "digits_msvq", ConfigDict(), ()
     return config

@@ -295,6 +295,6 @@ def load(
 
     folder = checkpoint.find(path)
     meta = checkpoint.read_meta(folder)
-    config = configs.from_json(meta["config"])
+    config = configs.of_generator(configs.from_json(meta["config"]))
     params = checkpoint.read_weights(folder, config, averaged=averaged, mesh=mesh)
     return Generator(config, params, mesh=mesh, dtype=dtype, published=meta.get("published"))

@@ -11,16 +11,19 @@ import argparse
 import dataclasses
 import importlib.util
 import inspect
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from gen import schema
+from gen.autoencoding import TRAINABLE, LossConfig, TokenizerLearner, blank
 from gen.data import Shift
 from gen.errors import UserError, nearest
-from gen.families import FAMILIES
+from gen.families import FAMILIES, Family
+from gen.images.config import ImagesConfig
+from gen.settings import OptimConfig, TrainConfig
 from gen.sharding import MeshConfig
+from gen.tokenizers import TOKENIZERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,81 +41,6 @@ class DataConfig:
     valid: str | None = None
     test: str | None = None
     shift: Shift = dataclasses.field(default_factory=Shift)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """AdamW (Loshchilov & Hutter 2019), its schedule, clipping, accumulation and averaging.
-
-    `schedule` is `constant`, `linear` or `cosine`, from `lr` to `final_lr` after a linear
-    warm-up. Parameters whose path matches `no_decay` are not decayed. `accumulate` splits a
-    batch into that many passes. `ema_decay` 0 keeps no average.
-    """
-
-    lr: float
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    final_lr: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    no_decay: tuple[str, ...] = ("norm", "bias")
-    clip_norm: float = 1.0
-    accumulate: int = 1
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "linear", "cosine"):
-            close = nearest(self.schedule, ("constant", "linear", "cosine"))
-            raise UserError(f'config.optim.schedule "{self.schedule}" is unknown{close}')
-        for name in ("beta1", "beta2", "ema_decay"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"config.optim.{name} lies in [0, 1), not {getattr(self, name)}")
-        for name in ("lr", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"config.optim.{name} is above 0, not {getattr(self, name)}")
-        for name, least in (("accumulate", 1), ("warmup_steps", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"config.optim.{name} is at least {least}")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Length, batch, seed, precision, and how often to look and to save (in steps).
-
-    `dtype` is the compute dtype; parameters, norms, softmax and logits are float32. Parameters
-    whose path matches `freeze` stay as they are and get no optimiser moments. `keep` is the
-    number of checkpoints on disk. A run stops after `max_skipped` updates in a row that were
-    not finite (each is left out).
-    """
-
-    steps: int
-    batch_size: int
-    seed: int = 0
-    dtype: str = "bfloat16"
-    log_every: int = 50
-    eval_every: int = 1000
-    save_every: int = 1000
-    keep: int = 2
-    freeze: tuple[str, ...] = ()
-    max_skipped: int = 10
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("bfloat16", "float32"):
-            raise UserError(f'config.train.dtype is "bfloat16" or "float32", not "{self.dtype}"')
-        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.train.{name} is at least 1, not {getattr(self, name)}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"config.train.seed lies in [0, 2^32), not {self.seed}")
-        for pattern in self.freeze:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UserError(
-                    f'config.train.freeze: "{pattern}" is no pattern: {error}'
-                ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +78,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run; `model` is the config class of the family."""
+    """A whole run of a generator; `model` is the config class of the family."""
 
     family: str
     model: Any
@@ -161,37 +89,121 @@ class Config:
     sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
+    def learner(self) -> Family:
+        """What is trained."""
+        return FAMILIES[self.family](self.model)
+
     def to_json(self) -> dict[str, Any]:
         """Nested plain values."""
         return dataclasses.asdict(self)
 
+    def shrunken(self) -> Config:
+        """A few steps of a small model on random tokens."""
+        return dataclasses.replace(
+            _few_steps(self),
+            model=self.model.shrunken(),
+            data=DataConfig(name="random", valid="test[:16]", test="test[16:]"),
+            sample=dataclasses.replace(self.sample, top_k=0),
+            eval=EvalConfig(batch_size=8),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelEvalConfig:
+    """Held-out crops of a tokenizer: how many at a time."""
+
+    batch_size: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerRun:
+    """A whole run of a tokenizer; `model` is the config class of the kind that it names."""
+
+    tokenizer: str
+    model: Any
+    data: ImagesConfig
+    optim: OptimConfig
+    train: TrainConfig
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    eval: PixelEvalConfig = dataclasses.field(default_factory=PixelEvalConfig)
+
+    def learner(self) -> TokenizerLearner:
+        """What is trained."""
+        return TokenizerLearner(TOKENIZERS[self.tokenizer], self.model, self.loss, self.data.size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested plain values."""
+        return dataclasses.asdict(self)
+
+    def shrunken(self) -> TokenizerRun:
+        """A few steps of a small model on random pixels."""
+        model = self.model.shrunken()
+        size = blank(TOKENIZERS[self.tokenizer], model).default_shape(16)
+        return dataclasses.replace(
+            _few_steps(self),
+            model=model,
+            data=ImagesConfig(name="random", size=size, valid_crops=16),
+            loss=self.loss.shrunken(),
+            eval=PixelEvalConfig(batch_size=8),
+        )
+
+
+def _few_steps(config: Any) -> Any:
+    """Any run with four steps of eight rows on all devices."""
+    return dataclasses.replace(
+        config,
+        optim=dataclasses.replace(config.optim, warmup_steps=min(config.optim.warmup_steps, 1)),
+        train=dataclasses.replace(
+            config.train, steps=4, batch_size=8, log_every=1, eval_every=2, save_every=2
+        ),
+        mesh=MeshConfig(),
+    )
+
+
+# Resolving annotations walks the bases, so only the fields that differ are named.
+def _typed(base: type, fields: list[Any]) -> type:
+    return dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
+
 
 def config_class(values: dict[str, Any]) -> type:
-    """`Config` with the types that the family named in its `family` field gives it."""
+    """`Config` or `TokenizerRun`, with the types that the family or the kind named gives it."""
+    if "tokenizer" in values:
+        kind = values["tokenizer"]
+        if kind not in TRAINABLE:
+            raise UserError(f'config.tokenizer "{kind}" is unknown{nearest(str(kind), TRAINABLE)}')
+        return _typed(TokenizerRun, [("model", TOKENIZERS[kind].Config)])
     family = values.get("family")
     if family not in FAMILIES:
         raise UserError(f'config.family "{family}" is unknown{nearest(str(family), FAMILIES)}')
-
-    # Resolving annotations walks the bases, so only the fields that differ are named.
-    def typed(base: type, fields: list[Any]) -> type:
-        return dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
-
     options = FAMILIES[family].Options | None
-    sample = typed(SampleConfig, [("options", options, dataclasses.field(default=None))])
-    return typed(Config, [
+    sample = _typed(SampleConfig, [("options", options, dataclasses.field(default=None))])
+    return _typed(Config, [
         ("model", FAMILIES[family].Config),
         ("sample", sample, dataclasses.field(default_factory=sample)),
     ])  # fmt: skip
 
 
-def from_json(values: dict[str, Any]) -> Config:
+def from_json(values: dict[str, Any]) -> Config | TokenizerRun:
     """The config that `to_json` gave; raises `UserError` where a field is unknown or wrong."""
     typed = schema.build(config_class(values), values, "config")
 
     def plain(base: type, value: Any) -> Any:
         return base(**{f.name: getattr(value, f.name) for f in dataclasses.fields(base)})
 
+    if isinstance(typed, TokenizerRun):
+        return plain(TokenizerRun, typed)
     return dataclasses.replace(plain(Config, typed), sample=plain(SampleConfig, typed.sample))
+
+
+def of_generator(config: Config | TokenizerRun) -> Config:
+    """The config, unless it is that of a tokenizer, which raises `UserError`."""
+    if isinstance(config, TokenizerRun):
+        raise UserError(
+            f'this is a run of a tokenizer ("{config.tokenizer}"), not of a generator: gen.sample '
+            "and others take its tokenizer.safetensors as --tokenizer"
+        )
+    return config
 
 
 def read_file(path: Path, argument: str | None) -> dict[str, Any]:
@@ -224,24 +236,10 @@ def read_file(path: Path, argument: str | None) -> dict[str, Any]:
     return values.to_dict()
 
 
-def shrink(config: Config) -> Config:
-    """A few steps of a small model on random tokens: what `:debug` after a config's path means."""
-    return dataclasses.replace(
-        config,
-        model=config.model.shrunken(),
-        data=DataConfig(name="random", valid="test[:16]", test="test[16:]"),
-        optim=dataclasses.replace(config.optim, warmup_steps=min(config.optim.warmup_steps, 1)),
-        train=dataclasses.replace(
-            config.train, steps=4, batch_size=8, log_every=1, eval_every=2, save_every=2
-        ),
-        mesh=MeshConfig(),
-        sample=dataclasses.replace(config.sample, top_k=0),
-        eval=EvalConfig(batch_size=8),
-    )
-
-
-def load(spec: str, overrides: list[tuple[str, str]] = ()) -> Config:
+def load(spec: str, overrides: list[tuple[str, str]] = ()) -> Config | TokenizerRun:
     """The config of `FILE[:ARGUMENT[,debug]]`, with overrides such as `("train.steps", "10")`.
+
+    `debug` makes it a few steps of a small model on made-up data.
 
     Raises:
       UserError: the file is missing or broken, or a field is unknown, missing or mistyped.
@@ -254,7 +252,7 @@ def load(spec: str, overrides: list[tuple[str, str]] = ()) -> Config:
         for dotted, text in overrides:
             schema.override(cls, values, dotted, text, root="config")
         return from_json(values)
-    values = shrink(from_json(values)).to_json()
+    values = from_json(values).shrunken().to_json()
     for dotted, text in overrides:
         schema.override(cls, values, dotted, text, root="config")
     return from_json(values)

@@ -33,6 +33,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/.*(scale|bias)$", P(None, ("fsdp", "tensor"))),
     (r"blocks/.*kernel$", P(None, "fsdp", "tensor")),
     (r"heads?/.*logits/kernel", P("fsdp", "tensor")),
+    # Of convolutions, (height, width, in, out): cut along a side, gradients come out wrong.
+    (r"(tokenizer|discriminator)/.*kernel$", P(None, None, "fsdp", "tensor")),
     # Not over its rows: jax 0.11's partitioner aborts on looking up a table that is cut both ways.
     (r"embedding$", P(None, ("fsdp", "tensor"))),
     (r"kernel$", P("fsdp", "tensor")),

@@ -1,9 +1,9 @@
-"""`python -m gen.train --config FILE --workdir DIR`: trains a generator, scores it, shows it.
+"""`python -m gen.train --config FILE --workdir DIR`: trains a generator or a tokenizer.
 
 Read from the top: check everything a user can get wrong, open or resume the run, step, and at
-the end score the test set once, draw samples and write `result.json`. Started again with the
-same arguments, a run goes on from its newest whole checkpoint and ends bit-identical to one that
-was never stopped.
+the end score it, show what it makes and write `result.json`. Started again with the same
+arguments, a run goes on from its newest whole checkpoint and ends bit-identical to one that was
+never stopped. What is different between generators and tokenizers is in `gen/jobs/`.
 """
 
 from __future__ import annotations
@@ -13,45 +13,35 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 
 from gen import __version__, distributed, runtime, sharding
 from gen import config as configs
-from gen.api import Generator
-from gen.config import Config
-from gen.data import Dataset
+from gen.config import Config, TokenizerRun
 from gen.errors import UserError, ensure_writable, exit_on_user_error
-from gen.evaluate import check_scores, evaluate, held_out
-from gen.families.base import count_parameters
-from gen.inputs import class_names, open_data
-from gen.sample import save_samples
+from gen.jobs import JOBS, Job
 from gen.schema import differences
 from gen.training import checkpoint
-from gen.training.feed import feed
-from gen.training.init_from import Start
 from gen.training.logs import Logs, average, write_overview
-from gen.training.state import Trainer, TrainState
+from gen.training.state import Params, Trainer, TrainState
 from gen.training.stop import RESTART, StopSignal
 
 # What may change when a run is resumed: nothing that its parameters depend on.
-FREE = ("mesh", "sample", "eval", "data.dir", "train.keep")
+FREE = ("mesh", "eval", "data.dir", "train.keep")
 FREE += ("train.log_every", "train.eval_every", "train.save_every")
+FREE += tuple(name for job in JOBS.values() for name in job.free)
 
 
 @dataclasses.dataclass
 class Run:
     """A checked run, before anything is compiled."""
 
-    config: Config
+    config: Config | TokenizerRun
     workdir: Path
     trainer: Trainer
-    dataset: Dataset
-    start: Start
+    job: Job
 
     @property
     def checkpoints(self) -> Path:
@@ -80,7 +70,6 @@ def prepare(argv: list[str] | None) -> Run:
     """Everything that can be refused is refused here, before compilation."""
     args, rest = make_parser().parse_known_args(argv)
     config = configs.load(args.config, configs.split_overrides(rest))
-    check_scores(config.eval.scores, config.eval.num_samples)
     distributed.start(args.distributed)
     with distributed.together("its checks"):
         workdir = ensure_writable(args.workdir or Path("runs") / run_name(args.config))
@@ -89,15 +78,12 @@ def prepare(argv: list[str] | None) -> Run:
             raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
         mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
         trainer = Trainer(config, mesh)
-        sample = config.sample
-        trainer.family.scales(sample.guidance, sample.guidance_interval, sample.options)
-        dataset = open_data(config, trainer.family)
-        start = Start.checked(trainer.family, init_from=args.init_from, tokenizer=args.tokenizer)
+        is_new = not checkpoint.steps_in(workdir / "checkpoints")
+        options = {"init_from": args.init_from, "tokenizer": args.tokenizer, "is_new": is_new}
+        job = JOBS[type(config)](trainer, **options)
     distributed.check_shared(workdir)
     check_resumable(config, workdir)
-    if config.data.name != "random" and not checkpoint.steps_in(workdir / "checkpoints"):
-        start.check_enough(trainer.family)
-    return Run(config, workdir, trainer, dataset, start)
+    return Run(config, workdir, trainer, job)
 
 
 def run_name(spec: str) -> str:
@@ -106,7 +92,7 @@ def run_name(spec: str) -> str:
     return "_".join([Path(path).stem, *(word for word in argument.split(",") if word)])
 
 
-def check_resumable(config: Config, workdir: Path) -> None:
+def check_resumable(config: Config | TokenizerRun, workdir: Path) -> None:
     """Refuses to go on with a run that was started with other settings."""
     steps = checkpoint.steps_in(workdir / "checkpoints")
     for step in steps:
@@ -132,13 +118,7 @@ def open_state(run: Run, saved: checkpoint.Checkpoints) -> TrainState:
         if distributed.is_main():
             print(f"going on from step {int(state.step)} of {run.workdir}", file=sys.stderr)
         return state
-    return run.start.state(run.trainer)
-
-
-def global_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
-    """Training batches from step `start` on, cut over the mesh."""
-    split = run.dataset.split(run.config.data.train)
-    return feed(run.config, split, run.trainer.mesh, start=start)
+    return run.job.start()
 
 
 def check_finite(run: Run, skipped: int, step: int) -> None:
@@ -150,9 +130,13 @@ def check_finite(run: Run, skipped: int, step: int) -> None:
         )
 
 
-def train(run: Run) -> Generator:
-    """Steps to the end, with reports, held-out scores and checkpoints on the way."""
-    config, trainer = run.config, run.trainer
+def train(run: Run) -> Params:
+    """Steps to the end, with reports, held-out scores and checkpoints on the way.
+
+    Returns:
+      The parameters to use: averages where there are any.
+    """
+    config, trainer, job = run.config, run.trainer, run.job
     saved = checkpoint.Checkpoints(
         run.workdir, keep=config.train.keep,
         meta={"config": config.to_json(), "versions": versions()},
@@ -162,14 +146,11 @@ def train(run: Run) -> Generator:
         stack.callback(saved.close)
         state = open_state(run, saved)
         start, total = int(state.step), config.train.steps
-        params = trainer.averaged(state)
-        generator = Generator(config, params, mesh=trainer.mesh, dtype=config.train.dtype)
-        measure = {"nll": "nats_per_token"}.get(trainer.family.measure, trainer.family.measure)
-        logs = Logs(run.workdir, start=start, total=total, measure=measure)
+        logs = Logs(run.workdir, start=start, total=total, curves=job.curves, unit=job.unit)
         stack.callback(logs.close)
-        if run.start.source and start == 0:
-            log_held_out(run, generator, logs, 0)
-        stepper, stream = trainer.jit_step(), global_batches(run, start)
+        if job.is_warm and start == 0:
+            log_held_out(job, trainer.averaged(state), logs, 0)
+        stepper, stream = trainer.jit_step(), job.batches(start)
         stack.callback(stream.close)
         recent: list[dict[str, jax.Array]] = []
         began = time.perf_counter()
@@ -185,8 +166,7 @@ def train(run: Run) -> Generator:
                 logs.report(step, values, rows=len(recent) * config.train.batch_size, began=began)
                 recent, began = [], time.perf_counter()
             if step == total or step % config.train.eval_every == 0:
-                generator.params = trainer.averaged(state)
-                log_held_out(run, generator, logs, step)
+                log_held_out(job, trainer.averaged(state), logs, step)
                 began = time.perf_counter()
             if due or step % config.train.save_every == 0:
                 saved.save(state)
@@ -198,60 +178,22 @@ def train(run: Run) -> Generator:
     if stopping:
         distributed.barrier()  # the last checkpoint is sealed before any process leaves
         raise SystemExit(RESTART)
-    generator.params = trainer.averaged(state)
-    return generator
+    return trainer.averaged(state)
 
 
-def log_held_out(run: Run, generator: Generator, logs: Logs, step: int) -> None:
-    """Scores the validation split, if the config names one; step 0 is before the first update."""
-    config = run.config
-    if config.data.valid:
-        split = run.dataset.split(config.data.valid)
-        scores = held_out(generator, split, batch_size=config.eval.batch_size)
+def log_held_out(job: Job, params: Params, logs: Logs, step: int) -> None:
+    """Scores held-out data, if the config names any; step 0 is before the first update."""
+    scores = job.held_out(params)
+    if scores:
         logs.write(step, {f"valid/{name}": value for name, value in scores.items()})
-
-
-def finish(run: Run, generator: Generator) -> dict[str, Any]:
-    """Scores the test split once, draws samples, and returns what `result.json` holds."""
-    config = run.config
-    result: dict[str, Any] = {
-        "steps": config.train.steps,
-        "parameters": count_parameters(run.trainer.family),
-    }
-    if config.data.test:
-        result |= evaluate(
-            generator, run.dataset, split=config.data.test,
-            scores=config.eval.scores, num_samples=config.eval.num_samples,
-        )  # fmt: skip
-    if run.trainer.family.condition.kind == "class":
-        draw_samples(run, generator)
-    return result
-
-
-def draw_samples(run: Run, generator: Generator) -> None:
-    """Writes `samples.png`: up to a hundred samples, all classes in turn."""
-    config, family = run.config, run.trainer.family
-    settings, num_classes = config.sample.settings(), family.condition.num_classes
-    labels_N = np.arange(100 if num_classes >= 10 else 10 * num_classes) % num_classes
-    tokens_NP = generator.sample(config.train.seed, labels=labels_N, **settings)
-    samples_NP = generator.to_data(tokens_NP)
-    if not distributed.is_main():
-        return
-    names = class_names(run.dataset, num_classes)
-    save_samples(
-        run.workdir / "samples.png", samples_NP, layout=family.data_layout,
-        labels=[names[label] for label in labels_N],
-        title=f"step {config.train.steps}, guidance {settings['guidance']}",
-    )  # fmt: skip
 
 
 def describe(run: Run) -> str:
     """One line on what is about to run."""
     mesh = "x".join(str(size) for size in run.trainer.mesh.shape.values())
     return (
-        f"{run.config.family}, {count_parameters(run.trainer.family):,} parameters "
-        f"({len(run.trainer.trained)} arrays trained), "
-        f"{len(run.dataset.split(run.config.data.train))} training examples, "
+        f"{run.job.name}, {run.job.num_parameters:,} parameters "
+        f"({len(run.trainer.trained)} arrays trained), {run.job.num_examples} training examples, "
         f"mesh {mesh} (data x fsdp x tensor) -> {run.workdir}"
     )
 
@@ -273,8 +215,9 @@ def main(argv: list[str] | None = None) -> None:
         if distributed.is_main():
             print(describe(run), file=sys.stderr)
             write_overview(run.workdir / "parameters.txt", run.trainer.abstract.params)
-        generator = train(run)
-        result = finish(run, generator)
+        params = train(run)
+        result = {"steps": run.config.train.steps, "parameters": run.job.num_parameters}
+        result |= run.job.finish(params, run.workdir)
     result |= {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - spent,

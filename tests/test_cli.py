@@ -124,7 +124,7 @@ def test_data_that_does_not_fit(tmp_path, capsys, no_compilation):
         arguments = ["--config", config, "--workdir", tmp_path / "run"]
         arguments += ["--config.data.dir", tmp_path]
         if message is None:
-            assert train.prepare([str(a) for a in arguments]).dataset.manifest.name == "mine"
+            assert train.prepare([str(a) for a in arguments]).job.dataset.manifest.name == "mine"
         else:
             assert message in error_of(capsys, train.main, *arguments)
 

@@ -172,7 +172,7 @@ def test_argument_of_a_config():
     with pytest.raises(UserError, match='does not take the argument "385"'):
         configs.load(f"{path}:385")
     with pytest.raises(UserError, match="takes no argument"):
-        configs.load(f"{tiny.ROOT}/configs/digits_llamagen.py:big")
+        configs.load(f"{tiny.ROOT}/configs/digits_nar.py:big")
 
 
 def test_command_line_forms():

@@ -50,8 +50,8 @@ def shapes_of(family, rows):
 def test_train_step_exports(dtype, case):
     config = tiny.config(**FAMILY_CASES[case], **{"train.dtype": dtype})
     trainer = Trainer(config, sharding.make_mesh(config.mesh, batch_size=8))
-    shapes = shapes_of(trainer.family, 8)
-    data = tiny.random_data(trainer.family.data_layout, 8)
+    shapes = shapes_of(trainer.learner, 8)
+    data = tiny.random_data(trainer.learner.data_layout, 8)
     shapes["tokens"] = jax.ShapeDtypeStruct(data.shape, data.dtype)
     state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), trainer.abstract)
     exported = export.export(jax.jit(trainer.step), platforms=PLATFORMS)(state, shapes)

@@ -166,3 +166,15 @@ def test_example_folders_that_are_refused(tmp_path, arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path), *arguments])
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_sizes_are_told_by_the_head_of_a_file(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # by a quarter turn
+    for name in ("turned.jpg", "turned.png", "plain.png"):
+        options = {} if "plain" in name else {"exif": exif}
+        path = save(tmp_path / name, noise(4, 6), **options)
+        assert folder.image_size(path) == read_image(path).shape[:2]
+    path.write_bytes(b"no image")
+    with pytest.raises(BadImage, match=r"plain\.png cannot be read"):
+        folder.image_size(path)

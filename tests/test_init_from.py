@@ -84,18 +84,18 @@ def test_first_loss_is_that_of_the_weights(source, tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     start, first = map(json.loads, lines[:2])
     run = train.prepare(arguments[:-1] + [str(tmp_path / "other")])
-    rows = next(train.global_batches(run, 0))
+    rows = next(run.job.batches(0))
     nll = gen.load(source).nll(np.asarray(rows["tokens"]), labels=np.asarray(rows["label"]))
     np.testing.assert_allclose(first["loss"], nll.mean(), rtol=1e-5)
     # Before the first step the run scores what `gen.evaluate` does.
-    scores = held_out(gen.load(source), run.dataset.split("test"), batch_size=64)
+    scores = held_out(gen.load(source), run.job.dataset.split("test"), batch_size=64)
     assert start["step"] == 0 and first["step"] == 1
     np.testing.assert_allclose(start["valid/nats_per_token"], scores["nats_per_token"], rtol=1e-6)
 
 
 def test_step_0_is_logged_once(tmp_path):
     def records(start):
-        logs = Logs(tmp_path, start=start, total=3)
+        logs = Logs(tmp_path, start=start, total=3, curves={}, unit="nats")
         if not start:
             logs.write(0, {"valid/nats_per_token": 2.0})
         logs.write(start + 1, {"loss": 2.0})
@@ -131,7 +131,7 @@ def tokenizer_file(tmp_path_factory):
 def test_a_model_starts_on_the_codes_of_its_tokenizer(tokenizer_file):
     config = tiny.config(**tiny.scales())
     trainer = Trainer(config, sharding.make_mesh(config.mesh, batch_size=8))
-    start = Start.checked(trainer.family, init_from=None, tokenizer=str(tokenizer_file))
+    start = Start.checked(trainer.learner, init_from=None, tokenizer=str(tokenizer_file))
     params = start.state(trainer).params
     wanted = tokenizers.load(tokenizer_file).params["quantizer"]
     fresh = trainer.init().params

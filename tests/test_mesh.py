@@ -61,7 +61,7 @@ def few_losses(mesh_text: str, overrides: dict) -> list[float]:
     config = tiny.config(**overrides, mesh=dict(zip(sharding.AXES, sizes, strict=True)))
     mesh = sharding.make_mesh(config.mesh, batch_size=ROWS, num_devices=int(np.prod(sizes)))
     trainer = Trainer(config, mesh)
-    layout, rng, losses = trainer.family.data_layout, np.random.default_rng(0), []
+    layout, rng, losses = trainer.learner.data_layout, np.random.default_rng(0), []
     with jax.set_mesh(mesh):
         state, step = trainer.init(), trainer.jit_step()
         for _ in range(2):

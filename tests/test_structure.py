@@ -15,11 +15,13 @@ FILES = sorted((tiny.ROOT / "gen").rglob("*.py"))
 # A layer may import those before it, never those after it.
 LAYERS = [
     ("errors",),
+    ("learner",),
     ("layouts", "sharding", "schema", "distributed", "runtime", "pictures", "metrics"),
     ("models", "data", "captions"),
     ("images",),
     ("checks", "decoding", "tokenizers"),
-    ("families",),
+    ("families", "autoencoding"),
+    ("settings",),
     ("config", "programs", "asked"),
     ("streaming",),
     ("inputs", "training", "api"),
@@ -27,6 +29,7 @@ LAYERS = [
     ("sample", "animate", "parts", "prompts", "beside", "evaluate", "convert"),
     ("encoding", "encode"),
     ("export", "bench"),
+    ("jobs",),
     ("train",),
     ("compare",),
 ]

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx, traverse_util
 
 from gen import sharding
-from gen.config import OptimConfig
 from gen.errors import UserError
 from gen.families import FAMILIES
+from gen.settings import OptimConfig
 from gen.training.optimizer import decay_mask, make_optimizer, make_schedule
 from gen.training.state import Trainer, join, split
 from tests import tiny
@@ -74,7 +74,7 @@ def test_accumulation_equals_one_pass():
     whole = trainer(**NO_DROPOUT, **{"model.condition.drop_rate": 0.0})
     parts = trainer(**NO_DROPOUT, **{"model.condition.drop_rate": 0.0, "optim.accumulate": 4})
     key = jax.random.key(0)
-    params = tiny.random_params(whole.family)
+    params = tiny.random_params(whole.learner)
     loss, _, grads = jax.jit(whole.gradients)(whole.init_from(params), batch(), key)
     loss_4, _, grads_4 = jax.jit(parts.gradients)(parts.init_from(params), batch(), key)
     np.testing.assert_allclose(loss, loss_4, rtol=1e-6)
@@ -118,7 +118,7 @@ def test_null_caption_is_stored_but_never_trained():
     t = trainer(**tiny.text())
     assert "condition/null_caption" in flat(t.abstract.params)
     assert "condition/null_caption" not in t.trained
-    features, valid = tiny.captions(t.family.condition, 8)
+    features, valid = tiny.captions(t.learner.condition, 8)
     rows = {"tokens": batch()["tokens"], "caption": features, "caption_valid": valid}
     state = t.init()
     before = np.asarray(state.params["condition"]["null_caption"])
@@ -159,8 +159,8 @@ def test_update_that_is_not_finite_is_left_out():
 
 def loss_of(key, **overrides):
     t = trainer(**overrides)
-    model = nnx.merge(t.graphdef, tiny.random_params(t.family))
-    loss = jax.jit(lambda key: t.family.loss(model, batch(), key)[0])
+    model = nnx.merge(t.graphdef, tiny.random_params(t.learner))
+    loss = jax.jit(lambda key: t.learner.loss(model, batch(), key)[0])
     return float(loss(jax.random.key(key)))
 
 
@@ -190,20 +190,20 @@ def test_drop_path_rises_to_the_last_block():
     }
     one_block = NO_DROPOUT | {"model.condition.drop_rate": 0.0, "model.backbone.depth": 1}
     t = trainer(**overrides)
-    params = tiny.random_params(t.family)
+    params = tiny.random_params(t.learner)
     first = jax.tree.map(lambda a: a[:1], params["backbone"])
     model = nnx.merge(t.graphdef, params)
-    dropped = t.family.loss(model, batch(), jax.random.key(0))[0]
+    dropped = t.learner.loss(model, batch(), jax.random.key(0))[0]
     t = trainer(**one_block)
     model = nnx.merge(t.graphdef, params | {"backbone": first})
-    np.testing.assert_allclose(dropped, t.family.loss(model, batch(), jax.random.key(0))[0])
+    np.testing.assert_allclose(dropped, t.learner.loss(model, batch(), jax.random.key(0))[0])
 
 
 @pytest.mark.parametrize("option", [{"remat": True}, {"unroll": 2}])
 def test_remat_and_unroll_change_no_result(option):
     def gradients(**options):
         t = trainer(**{f"model.backbone.{name}": value for name, value in options.items()})
-        return jax.jit(t.gradients)(t.init_from(tiny.random_params(t.family)), batch(),
+        return jax.jit(t.gradients)(t.init_from(tiny.random_params(t.learner)), batch(),
                                     jax.random.key(0))  # fmt: skip
 
     (loss, _, grads), (loss_r, _, grads_r) = gradients(), gradients(**option)
@@ -229,19 +229,19 @@ def test_bfloat16_computes_low_and_keeps_float32():
     t = trainer(**{"train.dtype": "bfloat16"})
     state = t.init()
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    model = nnx.merge(t.graphdef, tiny.random_params(t.family))
+    model = nnx.merge(t.graphdef, tiny.random_params(t.learner))
     rows = batch()
     prompt = model.condition({"label": rows["label"]})
-    x_BSD = t.family.inputs(model, rows["tokens"], prompt)
+    x_BSD = t.learner.inputs(model, rows["tokens"], prompt)
     assert x_BSD.dtype == jnp.bfloat16
-    hidden = model.backbone(x_BSD, mask=jnp.asarray(t.family.plan.mask_SS))
+    hidden = model.backbone(x_BSD, mask=jnp.asarray(t.learner.plan.mask_SS))
     assert hidden[-1].dtype == jnp.bfloat16
-    logits = t.family.logits(model, rows["tokens"], {"label": rows["label"]})
+    logits = t.learner.logits(model, rows["tokens"], {"label": rows["label"]})
     assert logits.dtype == jnp.float32
     exact = tiny.generator(tiny.config()).logits(rows["tokens"], labels=rows["label"])
     assert 1e-5 < np.abs(logits - exact).max() < 0.1
     # Not a single matrix product in float32 is left in the blocks.
-    text = jax.jit(lambda x: model.backbone(x, mask=jnp.asarray(t.family.plan.mask_SS))).lower(
+    text = jax.jit(lambda x: model.backbone(x, mask=jnp.asarray(t.learner.plan.mask_SS))).lower(
         x_BSD
     ).as_text()  # fmt: skip
     products = re.findall(r"dot_general.*: \(tensor<[^>]*x(\w+)>, tensor<[^>]*x(\w+)>\)", text)

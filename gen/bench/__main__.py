@@ -72,7 +72,7 @@ def open_generator(target: str, overrides: list[tuple[str, str]], dtype: str) ->
         if overrides:
             raise UserError("--config.X overrides go with a config file, not with a run")
         return load(target, dtype=dtype)
-    config = configs.load(target, overrides)
+    config = configs.of_generator(configs.load(target, overrides))
     family = FAMILIES[config.family](config.model)
     make = jax.jit(lambda: filled(nnx.to_pure_dict(nnx.state(family.build(nnx.Rngs(0))))))
     return Generator(config, make(), dtype=dtype)

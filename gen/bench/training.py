@@ -29,14 +29,14 @@ def bench_training(
     """
     if not target.partition(":")[0].endswith(".py"):
         raise UserError(f"--train takes a config file, not {target}")
-    config = configs.load(target, overrides)
+    config = configs.of_generator(configs.load(target, overrides))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, dtype=dtype))
     rows, passes = config.train.batch_size, config.optim.accumulate
     if rows % passes:
         raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
     mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
     trainer = Trainer(config, mesh)
-    batch = sharding.put(training_batch(trainer.family, rows), sharding.batch_sharding(mesh))
+    batch = sharding.put(training_batch(trainer.learner, rows), sharding.batch_sharding(mesh))
     start = time.perf_counter()
     traced = trainer.jit_step().trace(trainer.abstract, batch)
     step = traced.lower().compile()
@@ -58,7 +58,7 @@ def bench_training(
     reached, taken = rates.best(probes, times), times["step"]
     flops = work.weight_flops + work.other_flops
     bound = flops / (reached.flops_per_s * mesh.size)
-    tokens = rows * trainer.family.layout.num_positions
+    tokens = rows * trainer.learner.layout.num_positions
     print(
         f"step of {rows} samples: {1e3 * taken.median:.1f} ms "
         f"(p95 {1e3 * taken.percentile(95):.1f}), {tokens / taken.median:.4g} tokens/s, "

@@ -104,7 +104,7 @@ def real_samples(entry: Entry) -> np.ndarray:
     labels_N = grid_labels(entry.family)
     found: dict[int, list[np.ndarray]] = {int(label): [] for label in sorted(set(labels_N))}
     rows = len(labels_N) // len(found)
-    split = entry.run.dataset.split(entry.run.config.data.test)
+    split = entry.run.job.dataset.split(entry.run.config.data.test)
     for batch in eval_batches(split, min(len(split), 100)):
         for tokens_P, label, weight in zip(batch["tokens"], batch["label"], batch["weight"]):
             if weight and len(found.get(int(label), labels_N)) < rows:
@@ -139,7 +139,7 @@ def save_sheet(
         if not can_show(layout):
             note(f"{entry.name} is not in the picture: its data need a tokenizer to be seen")
             continue
-        labels = class_names(entry.run.dataset, entry.family.condition.num_classes)[:CLASSES]
+        labels = class_names(entry.run.job.dataset, entry.family.condition.num_classes)[:CLASSES]
         group = panels.setdefault(entry.data, [])
         real_NP = real_samples(entry) if not group else ()
         if len(real_NP):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gen import config as configs
 from gen import train
 from gen.api import Generator, load
 from gen.decoding.guidance import num_guided_steps
@@ -41,7 +42,7 @@ class Entry:
 
     @property
     def family(self) -> Family:
-        return self.run.trainer.family
+        return self.run.trainer.learner
 
     @property
     def data(self) -> tuple[str, Layout]:
@@ -65,6 +66,7 @@ def prepare(specs: list[str], runs: Path, overrides: list[str]) -> list[Entry]:
             entries[name] = entry = Entry(name, arguments, train.prepare(arguments))
         except UserError as error:
             raise UserError(f"{spec}: {error}") from None
+        configs.of_generator(entry.run.config)
         if entry.family.condition.kind != "class":
             raise UserError(f"{spec}: only models that are conditioned on classes are compared")
         if entry.run.config.data.test is None:

@@ -272,7 +272,7 @@ def _family(spec: str | None, rest: list[str]) -> Any:
     from gen import config as configs
     from gen.families import FAMILIES
 
-    config = configs.load(spec, configs.split_overrides(rest))
+    config = configs.of_generator(configs.load(spec, configs.split_overrides(rest)))
     return FAMILIES[config.family](config.model)
 
 

@@ -25,6 +25,7 @@ from gen.decoding.plan import Usage
 from gen.decoding.trace import Trace
 from gen.errors import UserError
 from gen.layouts import Layout
+from gen.learner import Learner
 from gen.models.conditioning import ConditionConfig
 from gen.models.layers import Buffer
 
@@ -41,7 +42,7 @@ class NoOptions:
     """Options of sampling that a family has beside those of all: here none."""
 
 
-class Family(abc.ABC):
+class Family(Learner):
     """A generator's science. Subclasses are one small file each.
 
     Attributes:
@@ -95,12 +96,6 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
         """A module with `condition` and `backbone`, float32 parameters, computing in `dtype`."""
-
-    @abc.abstractmethod
-    def loss(
-        self, model: nnx.Module, batch: dict[str, jax.Array], key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean loss of a training batch with all its randomness, and metrics by name."""
 
     @abc.abstractmethod
     def held_out(

@@ -117,7 +117,9 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path, str(path)) as image:
         width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        # Without EXIF in the head Pillow would look for it behind the pixels.
+        exif = image.getexif() if "exif" in image.info else {}
+        turned = exif.get(ExifTags.Base.Orientation, 1) >= 5
         return (width, height) if turned else (height, width)
 
 

@@ -111,9 +111,14 @@ class ResidualQuantizer(nnx.Module):
         """Ids of all scales, int32 `(B, P)`."""
         rest_BHWC, found = z_BHWC.astype(jnp.float32), []
         for scale in range(len(self.config.scales)):
-            found.append(self._nearest(self._shrunken(rest_BHWC, scale)))
+            found.append(self.code_scale(rest_BHWC, scale)[1])
             rest_BHWC = rest_BHWC - self.embed_scale(found[-1], scale)
         return jnp.concatenate(found, axis=1)
+
+    def code_scale(self, rest_BHWC: jax.Array, scale: int) -> tuple[jax.Array, jax.Array]:
+        """The vectors that a scale codes of what was left over, `(B, R, C)`, and their ids."""
+        rows_BRC = self._shrunken(rest_BHWC, scale)
+        return rows_BRC, self._nearest(jax.lax.stop_gradient(rows_BRC))
 
     def embed_scale(self, ids_BR: jax.Array, scale: int) -> jax.Array:
         """What the ids of one scale add to the latent, `(B, H, W, C)`."""

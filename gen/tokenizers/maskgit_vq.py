@@ -49,6 +49,12 @@ class MaskGITVQConfig:
             raise UserError(f"a tokenizer needs 2 codes and 1 channel at least: {self}")
         self.stack  # noqa: B018 (checks its sizes)
 
+    def shrunken(self) -> MaskGITVQConfig:
+        """The same tokenizer small enough to compile and run in seconds, for `:debug`."""
+        levels = {"multipliers": (1,) * len(self.multipliers), "blocks_per_level": 1}
+        size = min(self.codebook_size, 32)
+        return dataclasses.replace(self, codebook_size=size, width=8, norm_groups=4, **levels)
+
     @property
     def stack(self) -> StackConfig:
         """Sizes of the encoder, and of the decoder."""

@@ -53,6 +53,15 @@ class MSVQConfig:
             raise UserError(f"kernel_size must be odd, not {self.kernel_size}")
         self.stack  # noqa: B018 (checks its sizes)
 
+    def shrunken(self) -> MSVQConfig:
+        """The same tokenizer small enough to compile and run in seconds, for `:debug`."""
+        quantizer = self.quantizer
+        scales = tuple(s for s in quantizer.scales if max(s) <= 4) or ((1, 1), (2, 2))
+        size = min(quantizer.codebook_size, 32)
+        quantizer = dataclasses.replace(quantizer, codebook_size=size, scales=scales)
+        levels = {"multipliers": (1,) * len(self.multipliers), "blocks_per_level": 1}
+        return dataclasses.replace(self, quantizer=quantizer, width=8, norm_groups=4, **levels)
+
     @property
     def stack(self) -> StackConfig:
         """Sizes of the encoder, and of the decoder."""

@@ -64,6 +64,14 @@ class VQConfig:
         for multipliers in (self.encoder_multipliers, self.decoder_multipliers):
             self._stack(multipliers)  # checks its sizes
 
+    def shrunken(self) -> VQConfig:
+        """The same tokenizer small enough to compile and run in seconds, for `:debug`."""
+        ones = (1,) * len(self.encoder_multipliers)
+        levels = {"encoder_multipliers": ones, "decoder_multipliers": ones, "blocks_per_level": 1}
+        small = {"width": 8, "norm_groups": 4, "z_channels": 8}
+        size = min(self.codebook_size, 32)
+        return dataclasses.replace(self, codebook_size=size, **small, **levels)
+
     @property
     def encoder(self) -> StackConfig:
         return self._stack(self.encoder_multipliers)
@@ -103,17 +111,16 @@ class Codebook(nnx.Module):
 
         Training moves the stored rows off the sphere, so they are normalised at each use.
         """
-        return self.embedding[...] if self.raw_codes else self.compared()
-
-    def compared(self) -> jax.Array:
-        """The rows as the search compares them, `(V, C)`."""
         rows_VC = self.embedding[...]
-        return unit(rows_VC) if self.normalise else rows_VC
+        return rows_VC if self.raw_codes else self.compared(rows_VC)
+
+    def compared(self, z_BPC: jax.Array) -> jax.Array:
+        """Latents as they are compared with codes: of length 1 if the codebook normalises."""
+        return unit(z_BPC) if self.normalise else z_BPC
 
     def nearest(self, z_BPC: jax.Array) -> jax.Array:
         """Ids of the codes at the least squared distance, int32 `(B, P)`; the first on ties."""
-        codes_VC = self.compared()
-        z_BPC = unit(z_BPC) if self.normalise else z_BPC
+        codes_VC, z_BPC = self.compared(self.embedding[...]), self.compared(z_BPC)
         lengths_BP1 = jnp.sum(jnp.square(z_BPC), axis=-1, keepdims=True)
         lengths_V = jnp.sum(jnp.square(codes_VC), axis=-1)
         dots_BPV = jnp.einsum("bpc,vc->bpv", z_BPC, codes_VC, precision=PRECISION)

@@ -23,7 +23,6 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from gen import distributed, sharding
 from gen.config import Config
 from gen.errors import UserError, ensure_writable, note
-from gen.families import FAMILIES
 from gen.models.layers import Buffer
 from gen.training.state import Params, TrainState, join, split, trained_paths
 
@@ -132,7 +131,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise UserError(f"checkpoint {folder} is of another format than {FORMAT}")
     # An option of older versions, which a trace has replaced.
-    (meta["config"]["sample"].get("options") or {}).pop("keep_steps", None)
+    (meta["config"].get("sample", {}).get("options") or {}).pop("keep_steps", None)
     return meta
 
 
@@ -144,8 +143,8 @@ def read_weights(
     Raises:
       UserError: the checkpoint is damaged or does not hold what its config says.
     """
-    family = FAMILIES[config.family](config.model)
-    model = nnx.eval_shape(lambda: family.build(nnx.Rngs(0)))
+    learner = config.learner()
+    model = nnx.eval_shape(lambda: learner.build(nnx.Rngs(0)))
     shapes = nnx.to_pure_dict(nnx.state(model))
     if mesh is None:
         where = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes)

@@ -61,7 +61,7 @@ class Start:
             return start_from(self.source, trainer)
         if not self.tokenizer:
             return trainer.init()
-        given = {part: self.tokenizer.params[part] for part in trainer.family.tokenizer_parts}
+        given = {part: self.tokenizer.params[part] for part in trainer.learner.tokenizer_parts}
         return trainer.init_from(trainer.init().params | given)
 
 

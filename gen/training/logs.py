@@ -52,12 +52,13 @@ def average(recent: list[dict[str, jax.Array]]) -> dict[str, float]:
 class Logs:
     """The reports of one run, from step `start` on.
 
-    `measure` is the held-out value that is drawn beside the training loss.
+    `curves` are the values that are drawn at the end, each with the name of its line, and `unit`
+    is theirs.
     """
 
-    def __init__(self, workdir: Path, *, start: int, total: int, measure: str = "nats_per_token"):
+    def __init__(self, workdir: Path, *, start: int, total: int, curves: dict[str, str], unit: str):
         self.workdir = workdir
-        self.measure = measure
+        self.curves, self.unit = curves, unit
         self.path = workdir / "metrics.jsonl"
         self._silent = not distributed.is_main()
         if not self._silent:
@@ -107,12 +108,12 @@ class Logs:
             tqdm.write(line, file=sys.stderr)
 
     def save_curves(self) -> None:
-        """Draws the losses of the whole run into `curves.png`."""
+        """Draws the curves of the whole run into `curves.png`."""
         if self._silent:
             return
         curves: dict[str, tuple[list, list]] = {}
         for record in read_metrics(self.path):
-            for name, label in (("loss", "training loss"), (f"valid/{self.measure}", "held out")):
+            for name, label in self.curves.items():
                 if name in record:
                     xs, ys = curves.setdefault(label, ([], []))
                     xs.append(record["step"])
@@ -120,7 +121,7 @@ class Logs:
         if curves:
             pictures.save_curves(
                 self.workdir / "curves.png", curves,
-                title="training", x_label="step", y_label=self.measure.replace("_", " "),
+                title="training", x_label="step", y_label=self.unit,
             )  # fmt: skip
 
     def close(self) -> None:

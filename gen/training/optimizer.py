@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import optax
 
-from gen.config import OptimConfig
 from gen.errors import UserError
+from gen.settings import OptimConfig
 from gen.sharding import path_of
 
 

@@ -4,7 +4,7 @@ Axes: A passes of an accumulated batch, B rows of a batch.
 
 State in, state out: parameters, their average and the optimiser's moments are one pytree, born
 sharded and donated at each step. Frozen parameters and stored buffers stay in `params` but have
-no gradient, no moments and no average.
+no gradient, no moments and no average; a learner may set them anew after each update.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from flax import nnx, struct, traverse_util
 from jax.sharding import Mesh
 
 from gen import sharding
-from gen.config import Config
+from gen.config import Config, TokenizerRun
 from gen.errors import UserError
-from gen.families import FAMILIES, Family
+from gen.learner import Learner
 from gen.models.layers import Buffer
 from gen.training.optimizer import make_optimizer, make_schedule
 
@@ -66,16 +66,16 @@ class Trainer:
     """The pure functions of a run: initial state, training step, and what they are made of.
 
     Attributes:
-      family: from the config.
+      learner: from the config.
       graphdef: static structure of the model in the compute dtype.
       trained: paths of the parameters that the optimiser moves.
       abstract: shapes, dtypes and shardings of a `TrainState`.
     """
 
-    def __init__(self, config: Config, mesh: Mesh):
+    def __init__(self, config: Config | TokenizerRun, mesh: Mesh):
         self.config = config
         self.mesh = mesh
-        self.family: Family = FAMILIES[config.family](config.model)
+        self.learner: Learner = config.learner()
         self.optimizer = make_optimizer(config.optim, config.train.steps)
         self.schedule = make_schedule(config.optim, config.train.steps)
         model = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
@@ -93,7 +93,7 @@ class Trainer:
         )
 
     def _build(self, key: jax.Array) -> nnx.Module:
-        return self.family.build(nnx.Rngs(key), dtype=jnp.dtype(self.config.train.dtype))
+        return self.learner.build(nnx.Rngs(key), dtype=jnp.dtype(self.config.train.dtype))
 
     def _init(self, key: jax.Array) -> TrainState:
         return self._fresh(nnx.to_pure_dict(nnx.state(self._build(key))))
@@ -119,38 +119,46 @@ class Trainer:
         self, trained: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         model = nnx.merge(self.graphdef, join(trained, frozen))
-        return self.family.loss(model, batch, key)
+        return self.learner.loss(model, batch, key)
 
     def gradients(
         self, state: TrainState, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], Params]:
-        """Mean loss, metrics and gradients over the passes of an accumulated batch."""
+        """Mean loss, metrics and gradients over the passes of an accumulated batch.
+
+        Notes among the metrics are not averaged: they have a leading axis of the passes.
+        """
         trained, frozen = split(state.params, self.trained)
         value_and_grad = jax.value_and_grad(self.loss, has_aux=True)
         passes = self.config.optim.accumulate
         if passes == 1:
             (loss, metrics), grads = value_and_grad(trained, frozen, batch, key)
-            return loss, metrics, grads
+            metrics, notes = _told_apart(metrics)
+            return loss, metrics | {name: note[None] for name, note in notes.items()}, grads
 
         def cut(rows: jax.Array) -> jax.Array:
             # Rows a, a + A, ... form a pass, so that each device keeps the rows it has.
             return rows.reshape(-1, passes, *rows.shape[1:]).swapaxes(0, 1)
 
-        def one_pass(total: Any, now: tuple) -> tuple[Any, None]:
+        def one_pass(total: Any, now: tuple) -> tuple[Any, dict[str, jax.Array]]:
             rows, number = now
             (loss, metrics), grads = value_and_grad(
                 trained, frozen, rows, jax.random.fold_in(key, number)
             )
-            return jax.tree.map(jnp.add, total, (loss, metrics, grads)), None
+            metrics, notes = _told_apart(metrics)
+            return jax.tree.map(jnp.add, total, (loss, metrics, grads)), notes
 
         rows_AB = jax.tree.map(cut, batch)
         first = jax.tree.map(lambda rows: rows[0], rows_AB)
         shapes = jax.eval_shape(
-            lambda: (lambda v: (*v[0], v[1]))(value_and_grad(trained, frozen, first, key))
+            lambda: (lambda v: (v[0][0], _told_apart(v[0][1])[0], v[1]))(
+                value_and_grad(trained, frozen, first, key)
+            )
         )
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        total, _ = jax.lax.scan(one_pass, zeros, (rows_AB, jnp.arange(passes)))
-        return jax.tree.map(lambda sum_: sum_ / passes, total)
+        total, notes = jax.lax.scan(one_pass, zeros, (rows_AB, jnp.arange(passes)))
+        loss, metrics, grads = jax.tree.map(lambda sum_: sum_ / passes, total)
+        return loss, metrics | notes, grads
 
     def step(
         self, state: TrainState, batch: dict[str, jax.Array]
@@ -159,6 +167,7 @@ class Trainer:
         seed_key = jax.random.key(self.config.train.seed)
         key = jax.random.fold_in(jax.random.fold_in(seed_key, 1), state.step)
         loss, metrics, grads = self.gradients(state, batch, key)
+        metrics, notes = _told_apart(metrics)
         trained, frozen = split(state.params, self.trained)
         updates, optimizer = self.optimizer.update(grads, state.optimizer, trained)
         moved = optax.apply_updates(trained, updates)
@@ -170,14 +179,21 @@ class Trainer:
         )
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        before = (trained, state.ema, state.optimizer)
-        moved, ema, optimizer = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (moved, ema, optimizer), before
+        params = self.learner.updated(join(moved, frozen), notes)
+        if ema:  # the average of what was set anew starts there
+            again, _ = split(params, self.trained)
+            start_anew = lambda a, b, e: e if a is b else jnp.where(a == b, e, b)  # noqa: E731
+            ema = jax.tree.map(start_anew, moved, again, ema)
+        before = (state.params, state.ema, state.optimizer)
+        params, ema, optimizer = jax.tree.map(
+            lambda new, old: old if new is old else jnp.where(finite, new, old),
+            (params, ema, optimizer),
+            before,
         )
         new = TrainState(
             step=state.step + 1,
             skipped=jnp.where(finite, 0, state.skipped + 1),
-            params=join(moved, frozen),
+            params=params,
             ema=ema,
             optimizer=optimizer,
         )
@@ -197,6 +213,12 @@ class Trainer:
     def averaged(self, state: TrainState) -> Params:
         """The parameters to evaluate and sample with: averages where there are any."""
         return join(state.params, state.ema)
+
+
+def _told_apart(metrics: dict[str, jax.Array]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Numbers, which are averaged and reported, and arrays, which are notes."""
+    numbers = {name: value for name, value in metrics.items() if not jnp.ndim(value)}
+    return numbers, {name: value for name, value in metrics.items() if name not in numbers}
 
 
 def trained_paths(shapes: Params, *, buffers: Params, freeze: tuple[str, ...]) -> frozenset[str]:
