@@ -1,6 +1,6 @@
 """A tokenizer of any folder of images: 32x32 crops become an 8x8 grid of 4096 codes.
 
-    python -m gen.train --config configs/image_vq.py --config.data.dir=FOLDER --workdir runs/image_vq
+    python -m gen.train --config configs/image_vq.py --config.data.dir=FOLDER --workdir RUN
 
 Argument: `multiscale` makes it VAR's kind, of 1 + 4 + 16 + 64 tokens; `debug` needs no data.
 Each tenth image of the folder is held out, or those of `--config.data.valid_dir=FOLDER`.
