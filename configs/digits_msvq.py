@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
             "multipliers": (1, 2),
             "blocks_per_level": 1,
             "norm_groups": 1,
+            "norm_eps": 1.0,
         }
     )
     return config

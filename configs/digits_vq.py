@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
                 "z_channels": 32,
                 "normalise_codes": False,
                 "norm_groups": 1,
+                "norm_eps": 1.0,
             },
             "loss": {"reconstruction": "l2", "codebook": "ema", "commitment": 0.25},
             "data": {"name": "digits", "size": (8, 8), "flip": False, "valid_crops": 297},

@@ -1,26 +1,37 @@
-"""A tokenizer of any folder of images.
+"""A tokenizer of any folder of images: 32x32 crops become an 8x8 grid of 4096 codes.
 
-python -m gen.train --config configs/image_vq.py --config.data.dir=FOLDER --workdir runs/image_vq
+    python -m gen.train --config configs/image_vq.py --config.data.dir=FOLDER --workdir RUN
+
+Argument: `multiscale` makes it VAR's kind, of 1 + 4 + 16 + 64 tokens; `debug` needs no data.
+Each tenth image of the folder is held out, or those of `--config.data.valid_dir=FOLDER`.
+`--config.data.resize=256` first scales images to a shorter side of 256 pixels. The plain tokenizer
+then takes images of any size in multiples of 4, the multi-scale one of its crops' size alone.
 """
 
 from ml_collections import ConfigDict
 
+PLAIN = {"codebook_size": 4096, "codebook_dim": 16, "z_channels": 32, "normalise_codes": False}
+SCALES = ((1, 1), (2, 2), (4, 4), (8, 8))
 
-def get_config() -> ConfigDict:
+
+def get_config(kind: str = "plain") -> ConfigDict:
+    levels = (1, 2, 4)
+    # Norms over all channels, and softened by their eps: how bright a crop is gets through them.
+    stack = {"width": 16, "blocks_per_level": 1, "norm_groups": 1, "norm_eps": 1.0}
+    tokenizer, model = {
+        "plain": ("vq", PLAIN | {"encoder_multipliers": levels, "decoder_multipliers": levels}),
+        "multiscale": (
+            "msvq",
+            {
+                "quantizer": {"codebook_size": 4096, "codebook_dim": 16, "scales": SCALES},
+                "multipliers": levels,
+            },
+        ),
+    }[kind]
     return ConfigDict(
         {
-            "tokenizer": "vq",
-            "model": {
-                "codebook_size": 512,
-                "codebook_dim": 16,
-                "width": 16,
-                "encoder_multipliers": (1, 2, 4),
-                "decoder_multipliers": (1, 2, 4),
-                "blocks_per_level": 1,
-                "z_channels": 32,
-                "normalise_codes": False,
-                "norm_groups": 1,
-            },
+            "tokenizer": tokenizer,
+            "model": stack | model,
             "loss": {"reconstruction": "l2", "codebook": "ema", "commitment": 0.25},
             "data": {"name": "folder", "size": (32, 32)},
             "optim": {
@@ -32,12 +43,12 @@ def get_config() -> ConfigDict:
                 "ema_decay": 0.99,
             },
             "train": {
-                "steps": 2000,
-                "batch_size": 16,
+                "steps": 4500,
+                "batch_size": 8,
                 "dtype": "float32",
                 "log_every": 50,
-                "eval_every": 250,
-                "save_every": 1000,
+                "eval_every": 500,
+                "save_every": 1500,
             },
         }
     )

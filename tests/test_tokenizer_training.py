@@ -1,5 +1,6 @@
 """Tokenizers trained by gen.train: the run, its result, resuming, meshes and mistakes."""
 
+import importlib
 import json
 import os
 import signal
@@ -199,6 +200,20 @@ def test_other_tokenizers_weights_are_refused(tmp_path, trained, capsys):
 def test_a_tokenizers_run_is_no_generator(tmp_path, trained, capsys):
     with pytest.raises(SystemExit) as stop:
         sample.main([str(trained[0]), "--out", str(tmp_path / "s")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "run of a tokenizer" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["compare", "bench", "data"])
+def test_commands_of_generators_refuse_its_config(tmp_path, capsys, command):
+    config = str(tiny_tokenizers.write_config(tmp_path / "tiny.py"))
+    arguments = {
+        "compare": [config, "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")],
+        "bench": [config],
+        "data": ["check", str(tmp_path), "--config", config],
+    }[command]
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"gen.{command}.__main__").main(arguments)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and "run of a tokenizer" in said and said.count("\n") == 1
 
