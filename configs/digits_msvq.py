@@ -3,7 +3,7 @@
     python -m gen.train --config configs/digits_msvq.py --workdir runs/digits_msvq
 
 Hardware: two CPU cores. Cost: 178 CPU seconds, about two minutes. Expected on the 297 test images:
-24.0 dB at 2.3 bits a pixel, all codes in use, perplexity 108: what a code of all scales costs beside
+24.0 dB at 2.3 bits a pixel, all codes in use, perplexity 108: what several scales cost beside
 the plain one of configs/digits_vq.py. 714,835 parameters.
 """
 

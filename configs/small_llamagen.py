@@ -3,9 +3,9 @@
     python -m gen.train --config configs/small_llamagen.py --config.data.name=shapes \
         --config.data.dir=my_data --config.model.condition.num_classes=5 --workdir runs/shapes
 
-Hardware: two CPU cores, two minutes. `model.grid`, `model.vocab_size` and `num_classes` are those of
-the dataset (`python -m gen.data check DIR` tells them). The steps suit a few hundred images, after
-which held-out images are predicted worse again; more carry more, and a larger `model.backbone`.
+Hardware: two CPU cores, two minutes. `model.grid`, `model.vocab_size` and `num_classes` are those
+of the dataset (`python -m gen.data check DIR` tells them). The steps suit a few hundred images,
+after which held-out ones are predicted worse again; more carry more, and a larger backbone.
 935,808 parameters.
 """
 
