@@ -9,8 +9,10 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from gen import config as configs
 from gen import sample, sharding, tokenizers, train
@@ -147,6 +149,28 @@ def test_all_terms_at_once(tmp_path, monkeypatch):
     assert not any(path.startswith("ema/perceptual") for path in stored)
     names = tokenizers.load(folder / "tokenizer.safetensors").params
     assert sorted(names) == ["codebook", "decoder", "encoder", "post_quant", "quant"]
+
+
+def test_quantising_begins_later():
+    fields = tiny_tokenizers.values(**{"loss.quantise_after": 2, "loss.commitment": 5.0})
+    learner = configs.from_json(fields).learner()
+    graphdef, params = nnx.split(learner.build(nnx.Rngs(0)))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    loss = jax.jit(
+        lambda p: learner.loss(nnx.merge(graphdef, p), {"pixels": pixels}, jax.random.key(0))
+    )
+    tokenizer = nnx.merge(graphdef, params).tokenizer
+    wanted = learner.scaled(pixels)
+    z_BHWC = tokenizer.latents(wanted, learner.layout)
+    tokens = tokenizer.encode(wanted, learner.layout)
+    as_they_are = tokenizer.decode_latents(z_BHWC, learner.layout)
+    for updates, made in ((1, as_they_are), (2, tokenizer.decode(tokens, learner.layout))):
+        params["memory"]["updates"][...] = jnp.int32(updates)
+        total, seen = loss(params)
+        error = np.square(wanted - made).mean()
+        np.testing.assert_allclose(seen["reconstruction"], error, rtol=1e-5)
+        weighted = error + seen["codebook"] + (5 * seen["commitment"] if updates == 2 else 0)
+        np.testing.assert_allclose(total, weighted, rtol=1e-5)
 
 
 def test_from_another_tokenizer(tmp_path, trained):

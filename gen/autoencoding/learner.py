@@ -85,12 +85,15 @@ class TokenizerLearner(Learner):
         """
         settings, tokenizer = self.loss_config, model.tokenizer
         wanted_BHWC = self.scaled(batch["pixels"])
-        found = self.quantise(tokenizer, tokenizer.latents(wanted_BHWC, self.layout))
-        made_BHWC = tokenizer.decode_latents(found.latents, self.layout)
+        z_BHWC = tokenizer.latents(wanted_BHWC, self.layout)
+        found = self.quantise(tokenizer, z_BHWC)
+        begun = model.memory.updates[...] >= settings.quantise_after
+        z_BHWC = jnp.where(begun, found.latents, z_BHWC)
+        made_BHWC = tokenizer.decode_latents(z_BHWC, self.layout)
         error = reconstruction(settings.reconstruction, wanted_BHWC, made_BHWC)
         terms = {
             "reconstruction": (1.0, error),
-            "commitment": (settings.commitment, found.commitment),
+            "commitment": (settings.commitment * begun, found.commitment),
             "codebook": (settings.codebook_weight, found.codebook),
             **self._further_terms(model, wanted_BHWC, made_BHWC, found),
         }

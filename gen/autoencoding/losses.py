@@ -78,6 +78,9 @@ class LossConfig:
         quantiser) to the encoder's vectors.
       commitment: weight of the term that draws the encoder's vectors to their codes.
       ema_decay: of the running means.
+      quantise_after: updates in which the decoder still sees the encoder's latents as they are, and
+        nothing draws these to codes; the codes follow. Drawn to a codebook that is worth nothing
+        yet, latents collapse: all but a few of their directions are never used again.
       revive_after: a code that no vector chose in so many updates becomes a random vector of the
         batch; before the first update none was chosen, so the first batch makes the codebook. 0:
         codes stay where they were started.
@@ -89,6 +92,7 @@ class LossConfig:
     codebook_weight: float = 1.0
     commitment: float = 0.25
     ema_decay: float = 0.99
+    quantise_after: int = 0
     revive_after: int = 100
     entropy: EntropyConfig = EntropyConfig()
     perceptual: PerceptualConfig = PerceptualConfig()
@@ -99,8 +103,9 @@ class LossConfig:
             value = getattr(self, name)
             if value not in valid:
                 raise UserError(f'config.loss.{name} "{value}" is unknown{nearest(value, valid)}')
-        if min(self.codebook_weight, self.commitment, self.revive_after) < 0:
-            raise UserError(f"config.loss: weights and revive_after are at least 0: {self}")
+        counts = (self.quantise_after, self.revive_after)
+        if min(self.codebook_weight, self.commitment, *counts) < 0:
+            raise UserError(f"config.loss: weights and numbers of updates are at least 0: {self}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"config.loss.ema_decay lies in [0, 1), not {self.ema_decay}")
 
