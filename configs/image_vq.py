@@ -28,14 +28,17 @@ def get_config(kind: str = "plain") -> ConfigDict:
             },
         ),
     }[kind]
+    # Latents of several scales collapse where codes that are worth nothing yet draw them together.
+    lr, quantise_after = {"plain": (2e-3, 0), "multiscale": (1e-3, 500)}[kind]
+    loss = {"reconstruction": "l2", "codebook": "ema", "commitment": 0.25}
     return ConfigDict(
         {
             "tokenizer": tokenizer,
             "model": stack | model,
-            "loss": {"reconstruction": "l2", "codebook": "ema", "commitment": 0.25},
+            "loss": loss | {"quantise_after": quantise_after},
             "data": {"name": "folder", "size": (32, 32)},
             "optim": {
-                "lr": 2e-3,
+                "lr": lr,
                 "schedule": "cosine",
                 "warmup_steps": 50,
                 "beta2": 0.99,
