@@ -203,6 +203,8 @@ def main(argv: list[str] | None = None) -> None:
     for path in filter(None, (args.out, args.pictures)):
         ensure_file(path)
     pixels = beside.opened(generator, args.tokenizer) if args.pictures else None
+    if args.pictures and not args.pictures.lower().endswith(".png"):
+        raise UserError(f"--pictures is a PNG: {args.pictures} should end in .png")
     if args.tokenizer and not args.pictures:
         raise UserError("--tokenizer is for --pictures")
     num_samples = config.eval.num_samples if args.num_samples is None else args.num_samples

@@ -259,3 +259,12 @@ def test_other_datasets_of_the_name_are_not_touched(tokenizer_file, tmp_path, ca
     arguments = ("images", tmp_path / "zoo", "--tokenizer", tokenizer_file, "--name", "codes")
     error = error_of(capsys, encode.main, *arguments, "--size", "8,8", "--dir", tmp_path)
     assert "exists already and is of other settings" in error and len(error) < 500
+
+
+def test_what_a_tokenizer_was_trained_on_is_the_size(tmp_path):
+    image_folder(tmp_path / "zoo", 4)
+    ours = vq()
+    file = tmp_path / "own.safetensors"
+    tokenizers.save(type(ours)(ours.config, ours.params, meta={"size": [12, 8]}), file)
+    run("images", tmp_path / "zoo", "--tokenizer", file, "--name", "codes", "--dir", tmp_path)
+    assert manifest_of(tmp_path).details["size"] == [12, 8]

@@ -9,6 +9,7 @@ from flax import nnx, traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+import gen
 from gen import tokenizers
 from gen.errors import UserError
 from gen.models.convolution import Conv
@@ -203,3 +204,8 @@ def test_a_failed_write_leaves_the_old_file(saved, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         tokenizers.save(tokenizer, path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder: name the \.safetensors file in it"):
+        gen.load_tokenizer(tmp_path)

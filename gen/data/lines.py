@@ -60,7 +60,9 @@ def parse_object(where: str, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON ({str(error)[:80]})") from None
+        # The decoder's own count of lines starts anew within this one.
+        reason = str(error).partition(": line ")[0][:80]
+        raise UserError(f"{where} is no JSON ({reason})") from None
     if not isinstance(record, dict):
         raise UserError(f"{where} is {shown(record)}, and should be a JSON object")
     return record

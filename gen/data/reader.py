@@ -64,9 +64,9 @@ def open_dataset(
     version = files.latest_version(root / name)
     if version is None:
         raise UserError(
-            f'dataset "{name}" is not in {root}: write it there with gen.data.write_dataset or '
-            "python -m gen.data import, say where it is with --config.data.dir or GEN_DATA_DIR, or "
-            "try made-up data with --config ...:debug"
+            f'dataset "{name}" is not in {root}: make it with python -m gen.encode, python -m '
+            "gen.data import or gen.data.write_dataset, say where it is with --config.data.dir or "
+            "GEN_DATA_DIR, or try made-up data with --config ...:debug"
         )
     manifest = Manifest.read(version)
     small = sum(shard["bytes"] for shard in manifest.shards.values()) <= SMALL_BYTES

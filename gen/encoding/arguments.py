@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gen import schema, tokenizers
-from gen.data.code_folders import split_evenly
+from gen.data.importing import split_evenly
 from gen.encoding.job import Job
 from gen.errors import UserError
 from gen.images import Cut, DigitImages, ImageFolder, Images, TFDSImages, VideoFolder
@@ -20,6 +20,7 @@ from gen.images.cut import KINDS
 from gen.parts.sampling import local_mesh
 
 Splits = Mapping[str, Images]
+SIZE = (256, 256)  # in pixels, where neither the user nor the tokenizer tells
 # Names of folders that are splits rather than classes.
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 
@@ -105,7 +106,10 @@ def add_common(add: Callable[..., Any]) -> None:
         help="a picture of some originals beside their reconstructions; without --name that alone",
     )  # fmt: skip
     add("--dir", help="data directory; default: $GEN_DATA_DIR or ~/.cache/gen/data")
-    add("--size", metavar="HEIGHT,WIDTH", help="pixels that are encoded (default: 256,256)")
+    add(
+        "--size", metavar="HEIGHT,WIDTH",
+        help="pixels that are encoded (default: what it was trained on, if it tells, or 256,256)",
+    )  # fmt: skip
     add(
         "--crops", choices=sorted(KINDS), default="centre",
         help="versions of each: its centre, that and its mirror image, or ten crops for each range",
@@ -136,14 +140,15 @@ def make_job(args: Any) -> Job:
       UserError: something does not exist, or does not fit together.
     """
     sources = SOURCES[args.command][2](args)
-    size = schema.parse(tuple[int, int], args.size or "256,256", "--size")
+    tokenizer = tokenizers.load(args.tokenizer, mesh=local_mesh())
+    own = ",".join(map(str, tokenizer.meta.get("size", SIZE)))
+    size = schema.parse(tuple[int, int], args.size or own, "--size HEIGHT,WIDTH")
     if args.ranges and args.crops != "tencrop":
         raise UserError("--ranges are those of --crops tencrop")
     ranges = TEN_CROP_RANGES if args.crops == "tencrop" else ()
     if args.ranges:
         ranges = schema.parse(tuple[float, ...], args.ranges, "--ranges")
     cut = Cut(size, args.crops, ranges)
-    tokenizer = tokenizers.load(args.tokenizer, mesh=local_mesh())
     return Job(
         args.name or "preview", _with_holdout(sources, args.holdout), tokenizer, cut,
         frames=getattr(args, "frames", None), directory=args.dir,

@@ -129,6 +129,7 @@ class TokenizerJob(Job):
             "id": f"{config.tokenizer}-{digest.hexdigest()[:12]}",
             "sha256": digest.hexdigest(),
             "source": told,
+            "size": list(config.data.size),
         }
 
     def _draw(self, made_NHWC: np.ndarray, path: Path) -> None:

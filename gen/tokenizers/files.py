@@ -87,6 +87,8 @@ def load(path: str | Path, *, mesh: Mesh | None = None, dtype: str = "float32") 
         its config asks for.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"tokenizer {path} is a folder: name the .safetensors file in it")
     if not path.is_file():
         raise UserError(f"tokenizer {path} does not exist")
     try:
