@@ -22,7 +22,6 @@ from gen.images.training import held_out_crops, open_pictures, training_crops
 from gen.jobs.base import Job
 from gen.metrics import pixels as scores
 from gen.published.weights import open_weights
-from gen.tokenizers import Tokenizer
 from gen.training.feed import stream
 from gen.training.state import Params, Trainer, TrainState
 
@@ -76,40 +75,43 @@ class TokenizerJob(Job):
 
         return stream(blocks, rows, self.trainer.mesh, start=start)
 
-    def tokenizer(self, params: Params, meta: dict[str, Any] | None = None) -> Tokenizer:
-        """The tokenizer with these weights, on this process's first device."""
-        whole = jax.jit(lambda p: p, out_shardings=sharding.replicated(self.trainer.mesh))
-        arrays = jax.tree.map(np.asarray, whole(params["tokenizer"]))
-        if meta is not None:
-            return self._tokenizer.__class__(self._tokenizer.config, arrays, meta=meta)
-        self._tokenizer.params = jax.device_put(arrays, jax.local_devices()[0])
-        return self._tokenizer
-
     def held_out(self, params: Params) -> dict[str, float]:
         return self._scores(*self._round_trip(params))
 
     def finish(self, params: Params, workdir: Path) -> dict[str, Any]:
         """Scores the held-out crops, and writes the tokenizer and `reconstructions.png`."""
         tokens_NP, made_NHWC = self._round_trip(params)
-        result = {"held_out": self._scores(tokens_NP, made_NHWC)}
-        positions = self._tokenizer.layout(self.trainer.config.data.size).num_positions
-        bits = positions * float(np.log2(len(self._tokenizer.codebook)))
-        height, width = self.trainer.config.data.size
-        result |= {"bits_per_pixel": bits / (height * width), "crops": len(tokens_NP)}
+        learner, (height, width) = self.trainer.learner, self.trainer.config.data.size
+        bits = learner.layout.num_positions * math.log2(learner.layout.vocab_sizes[0])
+        weights = self._weights(params)
+        meta = self._meta(weights)
         if distributed.is_main():
-            tokenizer = self.tokenizer(params, self._meta(params))
-            tokenizers.save(tokenizer, workdir / FILE)
-            result |= {"tokenizer": str(workdir / FILE), "sha256": tokenizer.meta["sha256"]}
+            tokenizers.save(learner.kind(learner.config, weights, meta=meta), workdir / FILE)
             self._draw(made_NHWC, workdir / "reconstructions.png")
-        return result
+        return {
+            "held_out": self._scores(tokens_NP, made_NHWC),
+            "crops": len(tokens_NP),
+            "bits_per_pixel": bits / (height * width),
+            "tokenizer": str(workdir / FILE),
+            "sha256": meta["sha256"],
+        }
+
+    def _weights(self, params: Params) -> dict[str, Any]:
+        """The tokenizer's own, whole, in the memory of each process."""
+        whole = jax.jit(lambda p: p, out_shardings=sharding.replicated(self.trainer.mesh))
+        return jax.tree.map(np.asarray, whole(params["tokenizer"]))
 
     def _round_trip(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of the held-out crops, and the uint8 pixels that they come back as."""
-        tokenizer, rows = self.tokenizer(params), self.trainer.config.eval.batch_size
-        tokens_NP = tokenizer.encode(self._held_out_NHWC, batch_size=rows)
-        size = self.trainer.config.data.size
-        made_NHWC = tokenizer.to_uint8(tokenizer.decode(tokens_NP, size, batch_size=rows))
-        return tokens_NP, made_NHWC
+        """Tokens of the held-out crops, and the uint8 pixels that they come back as.
+
+        On the first device of each process: crops are few.
+        """
+        tokenizer, config = self._tokenizer, self.trainer.config
+        tokenizer.params = jax.device_put(self._weights(params), jax.local_devices()[0])
+        options = {"batch_size": config.eval.batch_size}
+        tokens_NP = tokenizer.encode(self._held_out_NHWC, **options)
+        made_NHWC = tokenizer.decode(tokens_NP, config.data.size, **options)
+        return tokens_NP, tokenizer.to_uint8(made_NHWC)
 
     def _scores(self, tokens_NP: np.ndarray, made_NHWC: np.ndarray) -> dict[str, float]:
         wanted_NHWC = self._held_out_NHWC
@@ -118,17 +120,17 @@ class TokenizerJob(Job):
         found |= {} if np.isnan(similarity) else {"ssim": similarity}
         return found | scores.code_use(tokens_NP, len(self._tokenizer.codebook))
 
-    def _meta(self, params: Params) -> dict[str, Any]:
+    def _meta(self, weights: dict[str, Any]) -> dict[str, Any]:
+        """What the tokenizer says of itself; its sum is that of its weights."""
         config, digest = self.trainer.config, hashlib.sha256()
-        flat = traverse_util.flatten_dict(self.tokenizer(params).params, sep="/")
-        for name in sorted(flat):
-            digest.update(name.encode() + np.asarray(flat[name]).tobytes())
-        source = config.data.dir or config.data.name
-        told = f"gen.train, {config.train.steps} steps on {Path(source).name}"
+        for name, array in sorted(traverse_util.flatten_dict(weights, sep="/").items()):
+            digest.update(f"{name} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        source = Path(config.data.dir or config.data.name).name
         return {
             "id": f"{config.tokenizer}-{digest.hexdigest()[:12]}",
             "sha256": digest.hexdigest(),
-            "source": told,
+            "source": f"gen.train, {config.train.steps} steps on {source}",
             "size": list(config.data.size),
         }
 
