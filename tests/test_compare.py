@@ -20,6 +20,7 @@ from gen.compare.runs import finished, measure_of
 from gen.data.digits import load_digits
 from gen.errors import UserError
 from gen.families import FAMILIES
+from gen.jobs.generator import GeneratorJob
 from gen.pictures.panels import Panel, save_panels
 from gen.training.stop import RESTART
 from tests import tiny
@@ -53,7 +54,7 @@ STORED = {
 def quick():
     """Training without what takes longest: scores and pictures of samples."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw_samples", lambda *_: None)
+        patch.setattr(GeneratorJob, "_draw_samples", lambda *_: None)
         patch.setitem(evaluate.SAMPLE_SCORES, "digits", lambda *_, **__: STORED)
         yield
 

@@ -86,12 +86,17 @@ def _verify_once(folder: Path) -> None:
 
 def steps_in(folder: Path) -> list[int]:
     """Steps of the complete checkpoints below a folder, newest first."""
-    if not folder.is_dir():
+    # An emptied folder is no checkpoint: Orbax would count it as the latest step.
+    steps = [name for name in _inside(folder) if name.isdigit() and _inside(folder / name)]
+    return sorted(map(int, steps), reverse=True)
+
+
+def _inside(folder: Path) -> list[str]:
+    """Names of what lies in a folder; none where it is gone, which a running process may see to."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    # An emptied folder is no checkpoint: Orbax would count it as the latest step. glob, unlike
-    # iterdir, is content with a folder that a running process removes meanwhile.
-    steps = {entry.parent.name for entry in folder.glob("*/*")}
-    return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
 
 
 def find(path: str | Path) -> Path:
