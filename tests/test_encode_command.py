@@ -181,7 +181,7 @@ def test_a_preview_of_nothing_readable(tmp_path):
     [
         (["images", "NO"], "is no folder of images"),
         (["images", "ZOO", "--size", "9,8"], "multiples of (2, 2), not (9, 8)"),
-        (["images", "ZOO", "--size", "8"], "--size must be"),
+        (["images", "ZOO", "--size", "8"], "--size HEIGHT,WIDTH must be"),
         (["images", "ZOO", "--shard", "2/2"], "--shard is one of 0/N to N-1/N"),
         (["images", "ZOO", "--shard", "x"], "--shard is one of 0/N to N-1/N"),
         (["images", "ZOO", "--name", "digits"], "taken by a built-in dataset"),
@@ -267,4 +267,4 @@ def test_what_a_tokenizer_was_trained_on_is_the_size(tmp_path):
     file = tmp_path / "own.safetensors"
     tokenizers.save(type(ours)(ours.config, ours.params, meta={"size": [12, 8]}), file)
     run("images", tmp_path / "zoo", "--tokenizer", file, "--name", "codes", "--dir", tmp_path)
-    assert manifest_of(tmp_path).details["size"] == [12, 8]
+    assert manifest_of(tmp_path).layout.shapes == ((1, 6, 4),)

@@ -36,6 +36,7 @@ def test_what_a_generator_draws_is_decoded(generator, tmp_path):
     drawn = generator.draw(0, num=3)
     for given in (tokenizer, tmp_path / "vq.safetensors"):
         decode = gen.pixels_of(generator, given)
+        assert decode.tokenizer.config == gen.load_tokenizer(tmp_path / "vq.safetensors").config
         assert decode.shape == (2 * height, 2 * width)
         made = decode(drawn)
         assert made.shape == (3, 2 * height, 2 * width, 3) and made.dtype == np.uint8
