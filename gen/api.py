@@ -8,7 +8,7 @@ Axes: B samples, P positions, V vocabulary, T caption slots, C caption channels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from gen.families.base import count_parameters
 from gen.programs import Programs
 from gen.streaming import Moment
 
+ABOUT = ("published", "class_names")  # what a checkpoint tells beside its config
+
 
 class Generator:
     """A model ready to sample and to score.
@@ -39,6 +41,7 @@ class Generator:
       family: what kind of generator it is.
       dtype: what it computes in.
       published: where converted weights came from; none for weights trained here.
+      class_names: as the training data gives them, where it does.
     """
 
     def __init__(
@@ -48,12 +51,11 @@ class Generator:
         *,
         mesh: Mesh | None = None,
         dtype: str = "float32",
-        published: dict[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
     ):
-        """`mesh`: devices to spread batches over, else one; `dtype`: what to compute in."""
-        self.config = config
-        self.params = params
-        self.published = published
+        """`mesh`: devices to spread batches over, else one; `about`: the last two, by name."""
+        self.config, self.params = config, params
+        self.published, self.class_names = map((about or {}).get, ABOUT)
         self.mesh = mesh
         self.family: Family = FAMILIES[config.family](config.model)
         self.dtype = jnp.dtype(dtype)
@@ -177,7 +179,7 @@ class Generator:
         run = self._programs.compiled("sample", **asked.static, **kept)
         size = min(batch_size, asked.rows) if draws is None else asked.rows
         run = functools.partial(run, self._laid_out(size, asked))
-        noise = _noise(seed, first, draws)
+        noise = drawing.of_rows(seed, first, draws)
         return streaming.at_once(run, asked, noise, size, self.mesh, progress)
 
     def stream(
@@ -203,7 +205,7 @@ class Generator:
         """
         asked = ask(self.family, first=first, **settings)
         asked = asked._replace(batch=sharding.put_batch(asked.batch, self.mesh))
-        noise = _noise(seed, first, draws)(np.arange(asked.rows))
+        noise = drawing.of_rows(seed, first, draws)(np.arange(asked.rows))
         laid_out = self._laid_out(asked.rows, asked)
         return streaming.stream(self.family, self._programs, laid_out, asked, noise, every)
 
@@ -244,7 +246,8 @@ class Generator:
         """
         from gen.training import checkpoint
 
-        checkpoint.write_weights(folder, self.config, self.params, published=self.published)
+        about = {name: getattr(self, name) for name in ABOUT}
+        checkpoint.write_weights(folder, self.config, self.params, about=about)
 
     def _translated(self, what: str, rows: np.ndarray) -> np.ndarray:
         if self.family.data_layout == self.family.layout:
@@ -271,11 +274,6 @@ class Generator:
         return run(self._programs.weights(self.params), batch, np.full((len(tokens),), null), noise)
 
 
-def _noise(seed: int | jax.Array, first: int, draws: Any) -> Callable[[np.ndarray], Any]:
-    """From the numbers of rows to their noise."""
-    return lambda rows_B: drawing.keyed(seed, first + rows_B) if draws is None else draws
-
-
 def load(
     path: str | Path, *, averaged: bool = True, mesh: Mesh | None = None, dtype: str = "float32"
 ) -> Generator:
@@ -297,4 +295,4 @@ def load(
     meta = checkpoint.read_meta(folder)
     config = configs.of_generator(configs.from_json(meta["config"]))
     params = checkpoint.read_weights(folder, config, averaged=averaged, mesh=mesh)
-    return Generator(config, params, mesh=mesh, dtype=dtype, published=meta.get("published"))
+    return Generator(config, params, mesh=mesh, dtype=dtype, about=meta)

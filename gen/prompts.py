@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from gen import captions
+from gen.api import Generator
 from gen.checks import check_known
-from gen.errors import UserError
-from gen.families import Family
+from gen.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +53,29 @@ class Prompts:
         return {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
 
 
-def parse_labels(text: str) -> list[int]:
-    """`"0,1,5-9"` as a list of class numbers."""
+def parse_labels(text: str, names: Sequence[str] = ()) -> list[int]:
+    """`"0,1,5-9"`, or names of classes, as a list of class numbers."""
     labels: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UserError(f'--labels takes numbers and ranges such as 0,1,5-9, not "{text}"')
+        is_number = first.isdigit() and (not dash or last.isdigit())
+        if not is_number and part.strip() in names:
+            first = last = str(list(names).index(part.strip()))
+        elif not is_number:
+            known = nearest(part.strip(), names) if names else ""
+            raise UserError(
+                f'--labels takes numbers and ranges such as 0,1,5-9, not "{text}"{known}'
+            )
         if int(last or first) < int(first):
             raise UserError(f"--labels: the range {part.strip()} goes down; write {last}-{first}")
         labels.extend(range(int(first), int(last or first) + 1))
     return labels
+
+
+def name_of(label: int, names: Sequence[str] | None) -> str:
+    """The name of a class, or its number."""
+    # A number that is out of range is refused where samples are drawn.
+    return names[label] if names and label < len(names) else str(label)
 
 
 def read_known(path: str | None) -> np.ndarray | None:
@@ -75,18 +88,19 @@ def read_known(path: str | None) -> np.ndarray | None:
         raise UserError(f"--known {path} cannot be read: {error}") from None
 
 
-def prompts_for(args: Any, family: Family) -> Prompts:
+def prompts_for(args: Any, generator: Generator) -> Prompts:
     """One condition per sample: those given in turn, or all classes in turn.
 
     Args:
       args: the command line's `num`, `labels`, `captions` and `known`.
-      family: what kind of generator they are for.
+      generator: what they are for.
 
     Raises:
       UserError: they do not fit the model.
     """
     if args.num is not None and args.num < 1:
         raise UserError(f"--num is at least 1, not {args.num}")
+    family, class_names = generator.family, generator.class_names
     condition = family.condition
     if condition.kind == "text":
         if args.labels or not args.captions:
@@ -99,10 +113,12 @@ def prompts_for(args: Any, family: Family) -> Prompts:
     else:
         if args.captions:
             raise UserError("this model is conditioned on classes: give --labels, not --captions")
-        chosen = parse_labels(args.labels) if args.labels else list(range(condition.num_classes))
+        chosen = list(range(condition.num_classes))
+        if args.labels:
+            chosen = parse_labels(args.labels, class_names or ())
         row_N = np.resize(np.arange(len(chosen)), args.num or (len(chosen) if args.labels else 100))
         given = {"labels": np.array(chosen)}
         record = {"labels": given["labels"][row_N]}
-        names = [str(label) for label in record["labels"]]
+        names = [name_of(label, class_names) for label in record["labels"]]
     known = check_known(family.layout, read_known(args.known), len(row_N))
     return Prompts(given, row_N, known, names, record)

@@ -56,7 +56,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="python -m gen.sample", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("run", help="a run's folder, or one of its checkpoints")
-    add("--labels", help="classes, such as 0,1,5-9; default: all in turn")
+    add("--labels", help="classes, such as 0,1,5-9 or by name; default: all in turn")
     add("--num", type=int, help="number of samples; conditions are taken in turn (default: 100)")
     add("--captions", metavar="FOLDER", help="captions that gen.encode text wrote, for text models")
     add("--tokenizer", metavar="FILE", help="tokenizer of gen.convert: also writes pixels")
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
         settings = settings_from(args, generator)
         if mesh:
             check_batch(settings["batch_size"], mesh)
-        prompts = prompts_for(args, generator.family)
+        prompts = prompts_for(args, generator)
         pixels = pixels_of(generator, args.tokenizer) if args.tokenizer else None
         if args.animate and not pixels:
             animate.check(generator.family)

@@ -139,7 +139,7 @@ def train(run: Run) -> Params:
     config, trainer, job = run.config, run.trainer, run.job
     saved = checkpoint.Checkpoints(
         run.workdir, keep=config.train.keep,
-        meta={"config": config.to_json(), "versions": versions()},
+        meta={"config": config.to_json(), "versions": versions()} | job.about,
     )  # fmt: skip
     stopping = False
     with StopSignal() as stop, contextlib.ExitStack() as stack:

@@ -11,9 +11,12 @@ methods of these signatures serves.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from gen.errors import UserError
@@ -66,3 +69,8 @@ def keyed(seed: int | jax.Array, indices_B: jax.Array) -> KeyedDraws:
     """Draws for the samples of the given global indices, from an int seed or a typed key."""
     is_key = isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
     return KeyedDraws(seed if is_key else jax.random.key(seed), jnp.asarray(indices_B, jnp.uint32))
+
+
+def of_rows(seed: int | jax.Array, first: int, draws: Any) -> Callable[[np.ndarray], Any]:
+    """From the numbers of rows, counted from `first` on, to their noise: `draws`, if given."""
+    return lambda rows_B: keyed(seed, first + rows_B) if draws is None else draws

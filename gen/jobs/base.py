@@ -29,6 +29,7 @@ class Job(abc.ABC):
       num_examples: of an epoch.
       num_parameters: numbers in the weights of what is trained, stored buffers left out.
       is_warm: whether it starts from trained weights, which are then scored before the first step.
+      about: what its checkpoints tell beside the config, JSON by name.
     """
 
     free: ClassVar[tuple[str, ...]] = ()
@@ -40,6 +41,7 @@ class Job(abc.ABC):
     num_examples: int
     num_parameters: int
     is_warm: bool
+    about: dict[str, Any]
 
     @abc.abstractmethod
     def __init__(

@@ -40,6 +40,7 @@ class GeneratorJob(Job):
         sample = config.sample
         family.scales(sample.guidance, sample.guidance_interval, sample.options)
         self.dataset: Dataset = open_data(config, family)
+        self.about = {"class_names": self.dataset.manifest.condition.get("names")}
         self._start = Start.checked(family, init_from=init_from, tokenizer=tokenizer)
         if is_new and config.data.name != "random":
             self._start.check_enough(family)

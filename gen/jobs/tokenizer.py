@@ -43,6 +43,7 @@ class TokenizerJob(Job):
         if tokenizer:
             raise UserError("--tokenizer: this run trains one itself; --init_from starts from one")
         self.trainer, self.name, self.is_warm = trainer, config.tokenizer, init_from is not None
+        self.about = {}
         self._pictures, held_out = open_pictures(config.data)
         self.num_examples = len(self._pictures)
         sizes = learner.kind.shapes(learner.config).values()

@@ -101,7 +101,7 @@ def generator_target(config: Config) -> Target:
     family = FAMILIES[config.family](config.model)
     return Target(
         flat_shapes(abstract_model(family)),
-        lambda params, published: Generator(config, params, published=published),
+        lambda params, published: Generator(config, params, about={"published": published}),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +169,11 @@ def read_weights(
 
 
 def write_weights(
-    folder: str | Path, config: Config, params: Params, *, published: dict[str, Any] | None = None
+    folder: str | Path, config: Config, params: Params, *, about: Mapping[str, Any]
 ) -> None:
     """Writes weights alone, without moments, as step 0: something to load or to start from.
+
+    `about`: what is told of them beside the config, JSON by name.
 
     Raises:
       UserError: the folder holds checkpoints already or cannot be written to.
@@ -179,10 +182,10 @@ def write_weights(
     if steps_in(destination.parent):
         raise UserError(f"{folder} holds checkpoints already: choose another folder")
     meta = {"format": FORMAT, "step": 0, "skipped": 0, "config": config.to_json()}
-    meta |= {"weights_only": True}
+    meta |= {"weights_only": True} | about
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         items = ocp.args.Composite(
-            meta=ocp.args.JsonSave(meta | {"published": published}),
+            meta=ocp.args.JsonSave(meta),
             params=ocp.args.StandardSave(params),
         )
         writer.save(destination, args=items)
