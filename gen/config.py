@@ -7,7 +7,6 @@ beside the weights, and that JSON, never the file, is read back when a run is re
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import inspect
@@ -272,26 +271,3 @@ def overridden(
             raise UserError(f"config.{dotted} is fixed here: only {', '.join(groups)} can be set")
         schema.override(config_class(values), values, dotted, text, root="config")
     return from_json(values)
-
-
-def split_overrides(arguments: list[str]) -> list[tuple[str, str]]:
-    """`--config.a.b=value` and `--config.a.b value` as pairs; anything else is refused."""
-    pairs, rest = [], list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if not argument.startswith("--config."):
-            raise UserError(f"unknown argument {argument}")
-        name, equals, text = argument.removeprefix("--config.").partition("=")
-        if not equals:
-            if not rest:
-                raise UserError(f"{argument} needs a value")
-            text = rest.pop(0)
-        pairs.append((name, text))
-    return pairs
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line, like all others."""
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{message} (see --help)")

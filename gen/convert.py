@@ -13,7 +13,7 @@ from typing import Any
 
 from gen import schema, tokenizers
 from gen.api import Generator
-from gen.config import Parser
+from gen.command_line import Parser
 from gen.errors import UserError, ensure_writable, exit_on_user_error
 from gen.published import SYSTEMS, Files, from_published, system_named
 from gen.published.base import System

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gen import captions, runtime
-from gen.config import Parser
+from gen.command_line import Parser
 from gen.data import Manifest
 from gen.data.report import layout_in_words
 from gen.encoding import Job, complete

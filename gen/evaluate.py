@@ -19,7 +19,8 @@ import numpy as np
 
 from gen import beside, runtime, schema
 from gen.api import Generator, load
-from gen.config import Parser, overridden, split_overrides
+from gen.command_line import Parser, split_overrides
+from gen.config import overridden
 from gen.data import Dataset, Split, eval_batches
 from gen.errors import UserError, ensure_file, exit_on_user_error, nearest, note
 from gen.inputs import open_data

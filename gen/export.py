@@ -28,7 +28,7 @@ from tqdm import tqdm
 import gen
 from gen import runtime, schema
 from gen.api import Generator, load
-from gen.config import Parser
+from gen.command_line import Parser
 from gen.data import files
 from gen.decoding import draws
 from gen.decoding.guidance import num_guided_steps

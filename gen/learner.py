@@ -31,6 +31,10 @@ class Learner(abc.ABC):
         `updated`.
         """
 
+    def compiler_options(self) -> dict[str, str] | None:
+        """What XLA is told about the training step; none: its defaults."""
+        return None
+
     def updated(self, params: dict[str, Any], notes: dict[str, jax.Array]) -> dict[str, Any]:
         """All parameters and buffers after what no gradient does; here that is nothing.
 

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from gen import animate, distributed, runtime, schema
 from gen.api import Generator, load
-from gen.config import Parser, SampleConfig
+from gen.command_line import Parser
+from gen.config import SampleConfig
 from gen.errors import UserError, ensure_file, ensure_writable, exit_on_user_error
 from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
 from gen.pictures.movies import check_mp4

@@ -19,6 +19,7 @@ import jax
 
 from gen import __version__, distributed, runtime, sharding
 from gen import config as configs
+from gen.command_line import Parser, split_overrides
 from gen.config import Config, TokenizerRun
 from gen.errors import UserError, ensure_writable, exit_on_user_error
 from gen.jobs import JOBS, Job
@@ -48,9 +49,9 @@ class Run:
         return self.workdir / "checkpoints"
 
 
-def make_parser() -> configs.Parser:
+def make_parser() -> Parser:
     """The command line."""
-    parser = configs.Parser(
+    parser = Parser(
         prog="python -m gen.train",
         description=__doc__.splitlines()[0],
         epilog="Any field: --config.optim.lr=3e-4. FILE:debug runs a few steps of a small model.",
@@ -69,10 +70,10 @@ def make_parser() -> configs.Parser:
 def prepare(argv: list[str] | None) -> Run:
     """Everything that can be refused is refused here, before compilation."""
     args, rest = make_parser().parse_known_args(argv)
-    config = configs.load(args.config, configs.split_overrides(rest))
+    config = configs.load(args.config, split_overrides(rest))
     distributed.start(args.distributed)
     with distributed.together("its checks"):
-        workdir = ensure_writable(args.workdir or Path("runs") / run_name(args.config))
+        workdir = Path(args.workdir or Path("runs") / run_name(args.config))
         rows, passes = config.train.batch_size, config.optim.accumulate
         if rows % passes:
             raise UserError(f"config.train.batch_size {rows} does not divide into {passes} passes")
@@ -81,6 +82,7 @@ def prepare(argv: list[str] | None) -> Run:
         is_new = not checkpoint.steps_in(workdir / "checkpoints")
         options = {"init_from": args.init_from, "tokenizer": args.tokenizer, "is_new": is_new}
         job = JOBS[type(config)](trainer, **options)
+        ensure_writable(workdir)  # last: what is refused leaves no folder behind
     distributed.check_shared(workdir)
     check_resumable(config, workdir)
     return Run(config, workdir, trainer, job)

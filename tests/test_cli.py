@@ -74,7 +74,8 @@ def write_grid(directory, *, vocab_size=11, num_classes=5, rows=20, **changes):
         (["--config.eval.scores=digits", "--config.eval.num_samples=9"], "scores need 200 samples"),
         (["--config.optim.warmup_steps=4"], "warmup_steps"),
         (["--config.train.freeze=nothing"], "matches no parameter"),
-        (["--confg.train.steps=3"], "unknown argument"),
+        (["--confg.train.steps=3"], "unknown argument --confg.train.steps"),
+        (["--tokeniser", "x"], 'unknown argument --tokeniser; did you mean "--tokenizer"?'),
         (["--config.train.seed=-1"], "config.train.seed lies in"),
         (["--config.optim.lr=-1"], "config.optim.lr is above 0"),
         (["--config.model.grid=3x4"], "values with commas between them"),
@@ -87,6 +88,7 @@ def test_train_refuses(tmp_path, capsys, no_compilation, arguments, message):
         capsys, train.main, "--config", config, "--workdir", tmp_path / "run", *arguments
     )
     assert message in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_arguments(capsys, no_compilation):
@@ -188,6 +190,8 @@ def test_resuming_with_other_settings(tmp_path, capsys, run_folder):
         (["--top-p", "0"], "top_p lies in (0, 1]"),
         (["--out", "/proc/nothing/samples"], "cannot write to folder"),
         (["--dtype", "int8"], "invalid choice"),
+        (["--temprature=1"], 'unknown argument --temprature; did you mean "--temperature"?'),
+        (["more"], "unrecognized arguments: more"),
     ],
 )
 def test_sample_refuses(run_folder, capsys, arguments, message):

@@ -6,6 +6,7 @@ import pytest
 
 from gen import config as configs
 from gen import schema
+from gen.command_line import split_overrides
 from gen.errors import UserError
 from gen.training import checkpoint
 from tests import tiny
@@ -176,11 +177,11 @@ def test_argument_of_a_config():
 
 
 def test_command_line_forms():
-    pairs = configs.split_overrides(["--config.a.b=1=2", "--config.c", "3"])
+    pairs = split_overrides(["--config.a.b=1=2", "--config.c", "3"])
     assert pairs == [("a.b", "1=2"), ("c", "3")]
     for bad in (["--confg.a=1"], ["--config.a"], ["x"]):
         with pytest.raises(UserError):
-            configs.split_overrides(bad)
+            split_overrides(bad)
 
 
 def test_differences():

@@ -16,7 +16,16 @@ FILES = sorted((tiny.ROOT / "gen").rglob("*.py"))
 LAYERS = [
     ("errors",),
     ("learner",),
-    ("layouts", "sharding", "schema", "distributed", "runtime", "pictures", "metrics"),
+    (
+        "layouts",
+        "sharding",
+        "schema",
+        "command_line",
+        "distributed",
+        "runtime",
+        "pictures",
+        "metrics",
+    ),
     ("models", "data", "captions"),
     ("images",),
     ("checks", "decoding", "tokenizers"),

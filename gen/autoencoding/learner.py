@@ -18,6 +18,7 @@ from gen.autoencoding.losses import LossConfig, entropy, reconstruction
 from gen.autoencoding.quantised import TRAINABLE
 from gen.errors import UserError
 from gen.learner import Learner
+from gen.models.convolution import compiler_options
 from gen.models.layers import Buffer
 from gen.tokenizers import Tokenizer
 from gen.tokenizers.vq import unit
@@ -69,6 +70,9 @@ class TokenizerLearner(Learner):
     def build(self, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32) -> Training:
         """A module with `tokenizer` and what its training needs."""
         return Training(self.kind, self.config, self.loss_config, dtype=dtype, rngs=rngs)
+
+    def compiler_options(self) -> dict[str, str] | None:
+        return compiler_options()
 
     def scaled(self, pixels_BHWC: jax.Array) -> jax.Array:
         """uint8 pixels as float32 in the tokenizer's range."""

@@ -27,6 +27,7 @@ from gen.api import Generator, load
 from gen.bench import coding, precision, rates, report, rival, timing
 from gen.bench.made_up import filled
 from gen.bench.sampling import Sampler
+from gen.command_line import Parser, split_overrides
 from gen.errors import UserError, ensure_file, exit_on_user_error, note
 from gen.families import FAMILIES
 from gen.pixels import Pixels, pixels_of
@@ -34,9 +35,9 @@ from gen.pixels import Pixels, pixels_of
 BATCHES = "1,4,16,64"
 
 
-def make_parser() -> configs.Parser:
+def make_parser() -> Parser:
     """The command line."""
-    parser = configs.Parser(
+    parser = Parser(
         prog="python -m gen.bench",
         description=__doc__.splitlines()[0],
         epilog="Fields of the config: --config.sample.top_k=2000, after a config file.",
@@ -156,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--budget-s is above 0, not {args.budget_s:g}")
     if args.out:
         ensure_file(args.out)
-    overrides = configs.split_overrides(rest)
+    overrides = split_overrides(rest)
     if sum((args.train, args.attention, args.first)) > 1:
         raise UserError("--train, --attention and --first are one at a time")
     if args.first and args.batch not in (BATCHES, "1"):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gen.bench import report
+from gen.command_line import split_overrides
 from gen.errors import UserError, exit_on_user_error, note
 from gen.runtime import CACHE
 
@@ -81,7 +82,6 @@ def main(argv: Sequence[str]) -> None:
 
     import jax  # what follows is part of what is timed
 
-    from gen import config as configs
     from gen import runtime
     from gen.bench import __main__ as bench
     from gen.bench.made_up import captions
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     events: list[str] = []
     jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
     reached("imports")
-    generator = bench.open_generator(target, configs.split_overrides(fields), dtype)
+    generator = bench.open_generator(target, split_overrides(fields), dtype)
     jax.block_until_ready(generator.params)
     reached("weights")
     settings = generator.config.sample.settings()

@@ -12,16 +12,16 @@ import json
 import sys
 from pathlib import Path
 
-from gen import config as configs
 from gen import runtime, train
+from gen.command_line import Parser
 from gen.compare.report import remarks, save_sheet, table
 from gen.compare.runs import draw, prepare, record_of, result_of
 from gen.errors import UserError, ensure_writable, exit_on_user_error, note
 
 
-def make_parser() -> configs.Parser:
+def make_parser() -> Parser:
     """The command line."""
-    parser = configs.Parser(
+    parser = Parser(
         prog="python -m gen.compare",
         description=__doc__.splitlines()[0],
         epilog="Fields of all the configs: --config.data.dir=..., after the config files.",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gen import data, schema
+from gen.command_line import Parser, split_overrides
 from gen.data import files
 from gen.data.code_folders import KINDS
 from gen.data.manifest import Manifest
@@ -31,8 +32,6 @@ from gen.errors import UserError, ensure_writable, exit_on_user_error
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     # The modules above `gen.data` are imported where needed: this file is an entry point.
-    from gen.config import Parser
-
     parser = Parser(
         prog="python -m gen.data",
         description=__doc__.partition("\n")[0].partition(": ")[2],
@@ -272,7 +271,7 @@ def _family(spec: str | None, rest: list[str]) -> Any:
     from gen import config as configs
     from gen.families import FAMILIES
 
-    config = configs.of_generator(configs.load(spec, configs.split_overrides(rest)))
+    config = configs.of_generator(configs.load(spec, split_overrides(rest)))
     return FAMILIES[config.family](config.model)
 
 

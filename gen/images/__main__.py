@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gen.command_line import Parser
 from gen.errors import UserError, ensure_writable, exit_on_user_error
 from gen.images.shapes import SHAPES, draw
 
@@ -16,8 +17,6 @@ from gen.images.shapes import SHAPES, draw
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     from PIL import Image
-
-    from gen.config import Parser  # above this package, which is an entry point here alone
 
     parser = Parser(prog="python -m gen.images", description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="folder to write; must not be there yet, or be empty")

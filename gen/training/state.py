@@ -208,6 +208,7 @@ class Trainer:
             in_shardings=(self.shardings, sharding.batch_sharding(self.mesh)),
             out_shardings=(self.shardings, whole),
             donate_argnums=0,
+            compiler_options=self.learner.compiler_options(),
         )
 
     def averaged(self, state: TrainState) -> Params:
