@@ -285,7 +285,7 @@ def test_fit_to_a_config(tmp_path, capsys):
 def test_what_cannot_be_checked_at_all(tmp_path, capsys):
     _, version = write_splits(tmp_path)
     for arguments, message in (
-        ([tmp_path / "nosuch"], "nosuch is no dataset"),
+        ([tmp_path / "nosuch"], "nosuch does not exist"),
         ([tmp_path], "is no dataset: it holds neither manifest.json"),
         ([version, "--split", "tset"], 'no split "tset"; did you mean "test"?'),
         ([version, "--config", "nosuch.py"], "nosuch.py does not exist"),

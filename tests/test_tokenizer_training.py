@@ -25,7 +25,7 @@ from gen.training.state import Trainer
 from tests import tiny, tiny_tokenizers
 from tests.test_autoencoding import TINY_VGG, vgg
 
-STEPS = 40
+STEPS = 24
 MESHES = ("1x1x1", "2x2x2")
 
 
@@ -98,15 +98,14 @@ def start(workdir, config):
 
 
 def test_a_kill_changes_nothing(tmp_path):
-    overrides = {"train.steps": STEPS, "train.save_every": 3, "train.eval_every": 20}
+    overrides = {"train.steps": STEPS, "train.save_every": 4, "train.eval_every": 12}
     further = {"loss.adversarial.weight": 0.1, "loss.adversarial.width": 2, "data.flip": True}
-    further |= {"loss.adversarial.layers": 1, "loss.adversarial.start": 10}
+    further |= {"loss.adversarial.layers": 1, "loss.adversarial.start": 6}
     folder, _ = run(tmp_path, "msvq", **overrides, **further)
     other = tmp_path / "killed"
     process = start(other, tmp_path / "tiny.py")
     while process.poll() is None and not checkpoint.steps_in(other / "checkpoints"):
-        time.sleep(0.01)
-    time.sleep(0.2)
+        time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert max(checkpoint.steps_in(other / "checkpoints")) < STEPS, "it was done before the kill"

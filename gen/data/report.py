@@ -81,6 +81,8 @@ def find_version(directory: Path) -> Path:
     directory = directory.expanduser().absolute()
     if (directory / FILE_NAME).exists():
         return directory
+    if not directory.exists():
+        raise UserError(f"dataset {directory} does not exist")
     version = files.latest_version(directory)
     if version is None:
         raise UserError(
