@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -86,6 +87,12 @@ def make_mesh(config: MeshConfig, *, batch_size: int, num_devices: int | None = 
         )
     devices = jax.devices()[:available]
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def replicas(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh that spreads batches over these devices, each of which has all parameters."""
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh((len(devices), 1, 1), AXES, axis_types=types, devices=devices)
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:

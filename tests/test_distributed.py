@@ -18,10 +18,10 @@ import pytest
 from flax import traverse_util
 
 import gen
-from gen import data, distributed, train
+from gen import data, distributed, tokenizers, train
 from gen.errors import UserError
 from gen.training.stop import RESTART
-from tests import tiny
+from tests import tiny, tiny_tokenizers
 
 STEPS = 25
 SETTINGS = {
@@ -119,6 +119,22 @@ def test_two_processes_take_the_steps_of_one(alone, tmp_path):
     assert "2 of 4 devices" in errors_1
     assert f'"steps": {STEPS}' in out and "mesh 1x2x2" in errors
     assert '"steps"' not in out_1 and "training" not in errors_1
+
+
+def test_two_processes_train_one_tokenizer(tmp_path):
+    """Its running means and revived codes are those of all processes' images."""
+    overrides = {"mesh": {"fsdp": 2}, "train.save_every": 4, "train.eval_every": 4}
+    config = tiny_tokenizers.write_config(tmp_path / "tiny.py", "vq", **overrides)
+    arguments = ("--config", config, "--workdir", tmp_path / "one")
+    alone = tiny.run_module("gen.train", *arguments, devices=4)
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    finish(train_pair(config, tmp_path / "two"))
+    one, two = (tokenizers.load(tmp_path / run / "tokenizer.safetensors") for run in ("one", "two"))
+    np.testing.assert_allclose(one.codebook, two.codebook, atol=1e-5)
+    for first, second in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert first == pytest.approx(second, rel=1e-4)
+    for name in ("tokenizer.safetensors", "reconstructions.png", "result.json"):
+        assert (tmp_path / "two" / name).exists()
 
 
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(alone, tmp_path):

@@ -108,10 +108,12 @@ class TokenizerJob(Job):
         On the first device of each process: crops are few.
         """
         tokenizer, config = self._tokenizer, self.trainer.config
-        tokenizer.params = jax.device_put(self._weights(params), jax.local_devices()[0])
+        device = jax.local_devices()[0]
+        tokenizer.params = jax.device_put(self._weights(params), device)
         options = {"batch_size": config.eval.batch_size}
-        tokens_NP = tokenizer.encode(self._held_out_NHWC, **options)
-        made_NHWC = tokenizer.decode(tokens_NP, config.data.size, **options)
+        with jax.set_mesh(sharding.replicas([device])):  # not the run's, which has all devices
+            tokens_NP = tokenizer.encode(self._held_out_NHWC, **options)
+            made_NHWC = tokenizer.decode(tokens_NP, config.data.size, **options)
         return tokens_NP, tokenizer.to_uint8(made_NHWC)
 
     def _scores(self, tokens_NP: np.ndarray, made_NHWC: np.ndarray) -> dict[str, float]:

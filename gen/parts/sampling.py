@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from gen import distributed, sharding
 from gen.errors import UserError
@@ -30,9 +30,7 @@ SHOWN = 100  # samples in the picture
 
 def local_mesh() -> Mesh:
     """All devices of this process as replicas: processes need not wait for one another."""
-    devices = jax.local_devices()
-    types = (AxisType.Auto,) * len(sharding.AXES)
-    return jax.make_mesh((len(devices), 1, 1), sharding.AXES, axis_types=types, devices=devices)
+    return sharding.replicas(jax.local_devices())
 
 
 def check_batch(size: int, mesh: Mesh) -> None:
