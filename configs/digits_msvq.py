@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
             "width": 32,
             "multipliers": (1, 2),
             "blocks_per_level": 1,
+            "kernel_size": 1,
             "norm_groups": 1,
             "norm_eps": 1.0,
         }

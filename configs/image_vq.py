@@ -12,7 +12,7 @@ then takes images of any size in multiples of 4, the multi-scale one of its crop
 
 from ml_collections import ConfigDict
 
-PLAIN = {"codebook_size": 4096, "codebook_dim": 16, "z_channels": 32, "normalise_codes": False}
+PLAIN = {"codebook_size": 4096, "codebook_dim": 8, "z_channels": 32, "normalise_codes": False}
 SCALES = ((1, 1), (2, 2), (4, 4), (8, 8))
 
 
@@ -25,22 +25,27 @@ def get_config(kind: str = "plain") -> ConfigDict:
         "multiscale": (
             "msvq",
             {
-                "quantizer": {"codebook_size": 4096, "codebook_dim": 16, "scales": SCALES},
+                "quantizer": {"codebook_size": 4096, "codebook_dim": 8, "scales": SCALES},
                 "multipliers": levels,
+                "kernel_size": 1,  # wider ones blur each cell's code with its neighbours'
             },
         ),
     }[kind]
-    # Latents of several scales collapse where codes that are worth nothing yet draw them together.
-    lr, quantise_after = {"plain": (2e-3, 0), "multiscale": (1e-3, 500)}[kind]
-    loss = {"reconstruction": "l2", "codebook": "ema", "commitment": 0.25}
     return ConfigDict(
         {
             "tokenizer": tokenizer,
             "model": stack | model,
-            "loss": loss | {"quantise_after": quantise_after},
+            "loss": {
+                "reconstruction": "l2",
+                "codebook": "ema",
+                "commitment": 0.25,
+                "ema_decay": 0.995,
+                # Codes that are worth nothing yet would draw the latents together.
+                "quantise_after": 500,
+            },
             "data": {"name": "folder", "size": (32, 32)},
             "optim": {
-                "lr": lr,
+                "lr": 1e-3,
                 "schedule": "cosine",
                 "warmup_steps": 50,
                 "beta2": 0.99,
@@ -48,12 +53,12 @@ def get_config(kind: str = "plain") -> ConfigDict:
                 "ema_decay": 0.99,
             },
             "train": {
-                "steps": 4500,
-                "batch_size": 8,
+                "steps": 10_000,
+                "batch_size": 4,  # many small steps learn more than few large ones
                 "dtype": "float32",
-                "log_every": 50,
-                "eval_every": 500,
-                "save_every": 1500,
+                "log_every": 100,
+                "eval_every": 1000,
+                "save_every": 2500,
             },
         }
     )

@@ -127,6 +127,14 @@ class TokenizerRun:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     eval: PixelEvalConfig = dataclasses.field(default_factory=PixelEvalConfig)
 
+    def __post_init__(self) -> None:
+        after, steps = self.loss.quantise_after, self.train.steps
+        if after >= steps:
+            raise UserError(
+                f"config.loss.quantise_after {after} must be below config.train.steps {steps}: "
+                "nothing would be quantised"
+            )
+
     def learner(self) -> TokenizerLearner:
         """What is trained."""
         return TokenizerLearner(TOKENIZERS[self.tokenizer], self.model, self.loss, self.data.size)
@@ -140,10 +148,9 @@ class TokenizerRun:
         model = self.model.shrunken()
         size = blank(TOKENIZERS[self.tokenizer], model).default_shape(16)
         return dataclasses.replace(
-            _few_steps(self),
+            _few_steps(dataclasses.replace(self, loss=self.loss.shrunken())),
             model=model,
             data=ImagesConfig(name="random", size=size, valid_crops=16),
-            loss=self.loss.shrunken(),
             eval=PixelEvalConfig(batch_size=8),
         )
 

@@ -197,6 +197,7 @@ def test_from_another_tokenizer(tmp_path, trained):
         ("vq", [], {"loss.adversarial.weight": 1.0}, "needs crops of 24 pixels"),
         ("vq", ["--tokenizer", "x"], {}, "this run trains one itself"),
         ("vq", ["--init_from", "no.safetensors"], {}, "does not exist"),
+        ("vq", [], {"loss.quantise_after": 4}, "must be below config.train.steps 4"),
         ("vq", [], {"tokenizer": "kl"}, 'config.tokenizer "kl" is unknown'),
     ],
 )

@@ -111,8 +111,12 @@ class LossConfig:
 
     def shrunken(self) -> LossConfig:
         """The loss without what a few steps on small pictures have no use for."""
-        off = {"perceptual": PerceptualConfig(), "adversarial": AdversarialConfig()}
-        return dataclasses.replace(self, **off)
+        return dataclasses.replace(
+            self,
+            quantise_after=min(self.quantise_after, 1),
+            perceptual=PerceptualConfig(),
+            adversarial=AdversarialConfig(),
+        )
 
 
 def per_image(rows: jax.Array) -> jax.Array:

@@ -8,10 +8,10 @@ for each epoch, and each visit cuts one crop at a random place.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
@@ -155,16 +155,24 @@ def training_crops(
     pictures: Pictures, config: ImagesConfig, *, batch_size: int, seed: int
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """A function that gives batch k: `pixels`, uint8 `(B, H, W, 3)`."""
-    import grain
+    num = len(pictures)
 
-    def cut(pixels_HWC: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        pixels_HWC = _cut(pixels_HWC, config.size, rng)
-        if config.flip and rng.random() < 0.5:
-            pixels_HWC = crops.mirrored(pixels_HWC)
-        return {"pixels": pixels_HWC}
+    # Grain's shuffle takes milliseconds an item where items are few: photographs often are.
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([0, seed, epoch]).permutation(num)
 
-    shuffled = grain.MapDataset.source(pictures).seed(seed).shuffle().repeat()
-    return shuffled.random_map(cut).batch(batch_size).__getitem__
+    def crop(visit: int) -> np.ndarray:
+        epoch, place = divmod(visit, num)
+        rng = np.random.default_rng([1, seed, epoch, place])
+        pixels_HWC = _cut(pictures[order(epoch)[place]], config.size, rng)
+        return crops.mirrored(pixels_HWC) if config.flip and rng.random() < 0.5 else pixels_HWC
+
+    def batch(k: int) -> dict[str, np.ndarray]:
+        visits = range(k * batch_size, (k + 1) * batch_size)
+        return {"pixels": np.stack([crop(visit) for visit in visits])}
+
+    return batch
 
 
 def held_out_crops(pictures: Pictures, config: ImagesConfig) -> np.ndarray:
