@@ -53,12 +53,12 @@ def get_config(kind: str = "plain") -> ConfigDict:
                 "ema_decay": 0.99,
             },
             "train": {
-                "steps": 10_000,
+                "steps": 8000,
                 "batch_size": 4,  # many small steps learn more than few large ones
                 "dtype": "float32",
                 "log_every": 100,
                 "eval_every": 1000,
-                "save_every": 2500,
+                "save_every": 2000,
             },
         }
     )
