@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from gen.errors import UserError, nearest
+from gen.errors import UserError
 
 OVERRIDE = "--config."
 
@@ -25,8 +26,11 @@ class Parser(argparse.ArgumentParser):
         for argument in rest:
             name = argument.partition("=")[0]
             if name.startswith("--") and not name.startswith(OVERRIDE):
-                valid = [flag for flag in self._option_string_actions if flag.startswith("--")]
-                raise UserError(f"unknown argument {name}{nearest(name, valid)}")
+                close = difflib.get_close_matches(
+                    name, self._option_string_actions, n=1, cutoff=0.7
+                )
+                hint = f'; did you mean "{close[0]}"?' if close else " (see --help)"
+                raise UserError(f"unknown argument {name}{hint}")
         return found, rest
 
     def error(self, message: str) -> None:

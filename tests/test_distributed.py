@@ -121,6 +121,7 @@ def test_two_processes_take_the_steps_of_one(alone, tmp_path):
     assert '"steps"' not in out_1 and "training" not in errors_1
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_tokenizer(tmp_path):
     """Its running means and revived codes are those of all processes' images."""
     overrides = {"mesh": {"fsdp": 2}, "train.save_every": 4, "train.eval_every": 4}

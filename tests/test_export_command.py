@@ -206,7 +206,7 @@ def test_flags_reach_the_weights_and_the_program(tmp_path, monkeypatch, quick_co
         (["--temperature", "-1"], "temperature is at least 0"),
         (["--top-k", "1.5"], "--top-k must be int"),
         (["--option", "num_steps=3"], "there are none"),
-        (["--seed", "1"], "unrecognized arguments: --seed"),
+        (["--seed", "1"], "unknown argument --seed (see --help)"),
     ],
 )
 def test_refusals(run_folder, tmp_path, capsys, arguments, message):

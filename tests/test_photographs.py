@@ -83,8 +83,8 @@ def test_beats_a_transform_code_of_the_same_bits(tmp_path, spec):
     pytest.importorskip("skimage")
     _, told, result = compare(spec, tmp_path, *photographs.write(tmp_path / "photographs"))
     *codes, ours = (psnr for psnr, _ in told.values())
-    assert ours > codes[0] + 1
-    if ":" not in spec:  # its few bits are used best
+    assert ours > max(codes[0] + 1, codes[1] + 0.2)
+    if ":" not in spec:  # the multi-scale one and the largest patches are equals
         assert ours > max(codes)
     assert result["held_out"]["psnr"] == pytest.approx(ours, abs=0.01)
     assert result["cpu_seconds"] < 2 * LIMIT_S

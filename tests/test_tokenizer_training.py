@@ -99,9 +99,8 @@ def start(workdir, config):
 
 def test_a_kill_changes_nothing(tmp_path):
     overrides = {"train.steps": STEPS, "train.save_every": 4, "train.eval_every": 12}
-    further = {"loss.adversarial.weight": 0.1, "loss.adversarial.width": 2, "data.flip": True}
-    further |= {"loss.adversarial.layers": 1, "loss.adversarial.start": 6}
-    folder, _ = run(tmp_path, "msvq", **overrides, **further)
+    overrides |= {"data.flip": True, "loss.quantise_after": 6}
+    folder, _ = run(tmp_path, "msvq", **overrides)
     other = tmp_path / "killed"
     process = start(other, tmp_path / "tiny.py")
     while process.poll() is None and not checkpoint.steps_in(other / "checkpoints"):
@@ -112,9 +111,7 @@ def test_a_kill_changes_nothing(tmp_path):
     train.main(["--config", str(tmp_path / "tiny.py"), "--workdir", str(other)])
     first, second = arrays(folder, STEPS), arrays(other, STEPS)
     assert first.keys() == second.keys()
-    assert {"params/memory/idle", "params/memory/total", "params/discriminator/out/kernel"} <= set(
-        first
-    )
+    assert {"params/memory/idle", "params/memory/total"} <= first.keys()
     for path, array in first.items():
         np.testing.assert_array_equal(array, second[path], err_msg=path)
     files = [path / "tokenizer.safetensors" for path in (folder, other)]
