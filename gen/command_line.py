@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from gen.errors import UserError
+from gen.errors import UserError, close_to
 
 OVERRIDE = "--config."
 
@@ -26,11 +25,8 @@ class Parser(argparse.ArgumentParser):
         for argument in rest:
             name = argument.partition("=")[0]
             if name.startswith("--") and not name.startswith(OVERRIDE):
-                close = difflib.get_close_matches(
-                    name, self._option_string_actions, n=1, cutoff=0.7
-                )
-                hint = f'; did you mean "{close[0]}"?' if close else " (see --help)"
-                raise UserError(f"unknown argument {name}{hint}")
+                close = close_to(name, self._option_string_actions, cutoff=0.7)
+                raise UserError(f"unknown argument {name}{close or ' (see --help)'}")
         return found, rest
 
     def error(self, message: str) -> None:

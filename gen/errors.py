@@ -16,20 +16,26 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+MOST_NAMES = 20  # that a message lists
+
 
 class UserError(Exception):
     """A mistake in the configuration, the data or the command; its text is one clear line."""
 
 
+def close_to(name: str, valid: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """`'; did you mean "steps"?'` for the closest of the valid names; nothing if none is close."""
+    close = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=cutoff)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`'; did you mean "steps"?'` for the closest of the valid names, or the list of them all."""
+    """What `close_to` says, or the list of the valid names, cut where it is long."""
     valid = sorted(valid)
     if not valid:
         return ": there are none"
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if close:
-        return f'; did you mean "{close[0]}"?'
-    return f"; valid names: {', '.join(valid)}"
+    rest = f" and {len(valid) - MOST_NAMES} more" if len(valid) > MOST_NAMES else ""
+    return close_to(name, valid) or f"; valid names: {', '.join(valid[:MOST_NAMES])}{rest}"
 
 
 def ensure_writable(folder: str | os.PathLike[str]) -> Path:

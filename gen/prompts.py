@@ -54,7 +54,7 @@ class Prompts:
 
 
 def parse_labels(text: str, names: Sequence[str] = ()) -> list[int]:
-    """`"0,1,5-9"`, or names of classes, as a list of class numbers."""
+    """`"0,1,5-9"`, or names of classes without commas, as a list of class numbers."""
     labels: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")

@@ -24,7 +24,7 @@ from tests import photographs, tiny
 
 SPECS = ("image_vq.py", "image_vq.py:multiscale")
 CELL = 4
-PATCHES = (CELL, 8, 16)
+PATCHES = (CELL, 8, 16, 32)
 NUM_FITTED = 8000  # crops that the transform code is fitted to: every training pixel, and more
 LIMIT_S = 600
 SHOWN = 8
@@ -83,9 +83,7 @@ def test_beats_a_transform_code_of_the_same_bits(tmp_path, spec):
     pytest.importorskip("skimage")
     _, told, result = compare(spec, tmp_path, *photographs.write(tmp_path / "photographs"))
     *codes, ours = (psnr for psnr, _ in told.values())
-    assert ours > max(codes[0] + 1, codes[1] + 0.2)
-    if ":" not in spec:  # the multi-scale one and the largest patches are equals
-        assert ours > max(codes)
+    assert ours > max(codes)
     assert result["held_out"]["psnr"] == pytest.approx(ours, abs=0.01)
     assert result["cpu_seconds"] < 2 * LIMIT_S
 

@@ -43,6 +43,7 @@ def test_classes(text, names, labels):
         ("cat", (), '--labels takes numbers and ranges such as 0,1,5-9, not "cat"'),
         ("0,dgo", NAMES, 'not "0,dgo"; did you mean "dog"?'),
         ("zzz", NAMES, "; valid names: 5-toed sloth, cat, dog, hen, ox"),
+        ("zzz", [f"class {n}" for n in range(1000)], "class 114, class 115 and 980 more"),
         ("3-1", NAMES, "write 1-3"),
     ],
 )

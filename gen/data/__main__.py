@@ -31,7 +31,6 @@ from gen.errors import UserError, ensure_writable, exit_on_user_error
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    # The modules above `gen.data` are imported where needed: this file is an entry point.
     parser = Parser(
         prog="python -m gen.data",
         description=__doc__.partition("\n")[0].partition(": ")[2],
@@ -268,6 +267,7 @@ def _family(spec: str | None, rest: list[str]) -> Any:
         if rest:
             raise UserError(f"unknown argument {rest[0]} (see --help)")
         return None
+    # Modules above `gen.data`, which is an entry point here alone.
     from gen import config as configs
     from gen.families import FAMILIES
 
