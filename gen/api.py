@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -58,8 +57,8 @@ class Generator:
         self.published, self.class_names = map((about or {}).get, ABOUT)
         self.mesh = mesh
         self.family: Family = FAMILIES[config.family](config.model)
-        self.dtype = jnp.dtype(dtype)
-        self._programs = Programs(self.family, self.dtype, mesh)
+        self._programs = Programs(self.family, dtype, mesh)
+        self.dtype = self._programs.dtype
 
     @property
     def num_parameters(self) -> int:
@@ -283,7 +282,8 @@ def load(
       path: a run's folder (its newest checkpoint is taken) or `checkpoints/<step>`.
       averaged: take the averaged parameters (EMA) where the run kept them.
       mesh: devices to spread parameters and batches over; one device by default.
-      dtype: compute dtype, `float32` or `bfloat16`.
+      dtype: what to compute in: `float32`, `bfloat16`, or `int8`, which is float32 with weights
+        rounded to 8 bits (on CPUs).
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.

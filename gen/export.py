@@ -10,6 +10,7 @@ load it, with jax and flatbuffers alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import zipfile
@@ -133,10 +134,14 @@ def lower(
     frames = jax.config.jax_traceback_in_locations_limit
     # Else the program would name the files of this machine.
     jax.config.update("jax_traceback_in_locations_limit", 0)
-    # Plain attention: other ways of it are of one platform.
+    # Plain attention for several platforms: other ways of it are of one, and one is this machine's.
     plain = attention_kinds.only(attention_kinds.PLAIN)
+    own = (jax.default_backend(),) == platforms
     try:
-        with plain, tqdm(total=2, unit="stage", desc="program", delay=0.5) as bar:
+        with (
+            contextlib.nullcontext() if own else plain,
+            tqdm(total=2, unit="stage", desc="program", delay=0.5) as bar,
+        ):
             function.trace(*given)  # which JAX keeps
             bar.update()
             program = stablehlo.export(function, platforms=platforms)(*given)
@@ -215,7 +220,8 @@ def make_parser() -> Parser:
     parser.add_argument("run", help="a run's folder, or one of its checkpoints")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder to write")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="what it is to run on")
-    add_settings(parser)
+    # A program for all platforms holds no products of one of them.
+    add_settings(parser, precisions=("float32", "bfloat16"))
     return parser
 
 

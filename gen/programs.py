@@ -18,20 +18,39 @@ from jax.sharding import Mesh
 
 from gen import sharding
 from gen.decoding.cached import Drawing
+from gen.errors import UserError
 from gen.families import Family
 from gen.families.base import abstract_model
-from gen.models.layers import converted
+from gen.models.layers import converted, rounded
+from gen.models.linear import Storage, storage_for
+
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 class Programs:
-    """The compiled functions of one model, made when first asked for."""
+    """The compiled functions of one model, made when first asked for.
 
-    def __init__(self, family: Family, dtype: jnp.dtype, mesh: Mesh | None):
-        self._family, self._dtype, self._mesh = family, dtype, mesh
-        self._graphdef = nnx.split(abstract_model(family, dtype=dtype))[0]
+    Attributes:
+      dtype: what they compute in.
+    """
+
+    def __init__(self, family: Family, precision: str | jnp.dtype, mesh: Mesh | None):
+        """`precision`: one of `PRECISIONS`; int8 is float32 with weights rounded to 8 bits.
+
+        Raises:
+          UserError: int8 where it was not measured to be faster.
+        """
+        self._is_rounded = precision == "int8"
+        if self._is_rounded and jax.default_backend() != "cpu":
+            raise UserError(
+                f"int8 is for CPUs; on {jax.default_backend()} take bfloat16, or float32"
+            )
+        self.dtype = jnp.dtype(jnp.float32 if self._is_rounded else precision)
+        self._family, self._mesh = family, mesh
+        self._graphdef = nnx.split(abstract_model(family, dtype=self.dtype))[0]
         self._compiled: dict[Any, Callable] = {}
         self._converted: tuple[Any, Any] | None = None
-        self._laid_out: tuple[Any, bool, Any] | None = None
+        self._laid_out: tuple[Any, Storage, Any] | None = None
 
     def compiled(self, name: str, **static: Any) -> Callable:
         """The function of this name below, with these static settings."""
@@ -46,12 +65,13 @@ class Programs:
         return self._compiled[key]
 
     def weights(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Parameters as programs read them: converted to the compute dtype once for all calls."""
-        if self._dtype == jnp.float32:
+        """Parameters as programs read them: converted or rounded once for all calls."""
+        if self.dtype == jnp.float32 and not self._is_rounded:
             return params
         if self._converted is None or self._converted[0] is not params:
-            model = abstract_model(self._family, dtype=self._dtype)
-            self._converted = params, converted(model, params)
+            model = abstract_model(self._family, dtype=self.dtype)
+            made = rounded(model, params) if self._is_rounded else converted(model, params)
+            self._converted = params, made
         return self._converted[1]
 
     def laid_out(self, params: dict[str, Any], batch: int, num_guided: int) -> Any:
@@ -59,18 +79,20 @@ class Programs:
 
         In a sampler it would take 4 % of LlamaGen-B's time at batch 1 (two CPU cores).
         """
-        narrow = self._family.is_narrow(batch, num_guided)
+        rows, storage = self._family.widest(batch, num_guided), Storage.WIDE
+        if rows is not None:
+            storage = storage_for(rows, self.dtype, is_rounded=self._is_rounded)
         kept = self._laid_out
-        if kept is None or kept[0] is not params or kept[1] != narrow:
+        if kept is None or kept[0] is not params or kept[1] != storage:
             self._laid_out = kept = None  # frees what another layout takes
-            made = self.compiled("lay_out", narrow=narrow)(self.weights(params))
-            self._laid_out = params, narrow, made
+            made = self.compiled("lay_out", storage=storage)(self.weights(params))
+            self._laid_out = params, storage, made
         return self._laid_out[2]
 
 
-def lay_out(family, graphdef, params, *, narrow):
+def lay_out(family, graphdef, params, *, storage):
     """Traced body of what samplers read."""
-    return family.lay_out(nnx.merge(graphdef, params), narrow=narrow)
+    return family.lay_out(nnx.merge(graphdef, params), storage)
 
 
 def sample(family, graphdef, laid_out, batch, draws, scale_N, sampling, **static):

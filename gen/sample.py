@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
 from gen.pictures.movies import check_mp4
 from gen.pictures.samples import save_samples
 from gen.pixels import Pixels, pixels_of, save_each
+from gen.programs import PRECISIONS
 from gen.prompts import Prompts, prompts_for
 
 
@@ -81,7 +83,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def add_settings(parser: Parser) -> None:
+def add_settings(parser: Parser, precisions: Sequence[str] = PRECISIONS) -> None:
     """Flags of the weights, and of how to sample, which `settings_from` reads."""
     add = parser.add_argument
     add("--guidance", help="guidance as the published code counts it, or none")
@@ -92,7 +94,8 @@ def add_settings(parser: Parser) -> None:
     add("--option", action="append", default=[], metavar="NAME=VALUE",
         help="an option of the model's kind, such as more_smooth=true")  # fmt: skip
     add("--raw", action="store_true", help="use the weights, not their average")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
+    eight = "; int8: float32 with weights of 8 bits (CPUs)" if "int8" in precisions else ""
+    add("--dtype", choices=precisions, default="float32", help=f"compute dtype{eight}")
 
 
 def settings_from(args: Any, generator: Generator) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
 
 from gen import export
 from gen.models import attention_kinds as kinds
 from gen.models.attention import attend
+from gen.models.backbone import Backbone
 from tests import tiny
 
 CASE = kinds.Case(B=2, S=128, T=128, H=4, K=2, E=64, dtype="bfloat16", dropped=False)
@@ -131,8 +133,8 @@ def test_calls_of_a_sampler_are_seen():
     assert any(case.S == 1 for case in seen) and not kinds._seen.get()
 
 
-def test_an_export_takes_the_plain_one(monkeypatch):
-    """Whatever this machine would choose: the program is for all platforms."""
+def test_an_export_for_several_platforms_takes_the_plain_one(monkeypatch):
+    """Whatever this machine would choose; a program for it alone takes that."""
     every = {("cpu", "float32", n): "jax" for n in ("one", "some", "all")}
     monkeypatch.setattr(kinds, "CHOICES", every)
     chosen, choose = [], kinds.choose
@@ -140,7 +142,30 @@ def test_an_export_takes_the_plain_one(monkeypatch):
     generator = tiny.generator(tiny.config())
     generator.traced(0, num=2)
     assert set(chosen) == {"jax"}
-    chosen.clear()
     settings = {"guidance": None, "guidance_interval": -1, "temperature": 1.0}
-    export.lower(generator, settings | {"top_k": 0, "top_p": 1.0}, platforms=("cpu",))
-    assert set(chosen) == {"xla"}
+    for platforms, kind in {("cpu", "cuda"): "xla", ("cpu",): "jax"}.items():
+        chosen.clear()
+        export.lower(generator, settings | {"top_k": 0, "top_p": 1.0}, platforms=platforms)
+        assert set(chosen) == {kind}
+
+
+def test_bfloat16_is_computed_and_cached_in_float32_on_cpus(monkeypatch):
+    rng = np.random.default_rng(0)
+    parts = [jnp.asarray(rng.normal(size=(2, 5, 4, 8)), jnp.bfloat16) for _ in range(3)]
+    mask = jnp.tril(jnp.ones((5, 5), bool))
+    made = attend(*parts, mask)
+    exact = attend(*(a.astype(jnp.float32) for a in parts), mask)
+    assert made.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(made, exact.astype(jnp.bfloat16))
+
+    config = tiny.config().model.backbone
+    backbone = Backbone(config, dtype=jnp.dtype(jnp.bfloat16), rngs=nnx.Rngs(0))
+
+    def cached():
+        return {a.dtype for a in jax.tree.leaves(backbone.empty_cache(1, 2))}
+
+    assert cached() == {jnp.dtype(jnp.float32)}
+    with kinds.only(kinds.PLAIN):
+        assert cached() == {jnp.dtype(jnp.bfloat16)}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert cached() == {jnp.dtype(jnp.bfloat16)}

@@ -93,6 +93,7 @@ def test_first_by_the_command(tmp_path, capsys, monkeypatch):
     [
         (["--first", "--train"], "--train, --attention and --first are one at a time"),
         (["--first", "--config.sample.topk=3"], "top_k"),
+        (["--train", "--dtype", "int8"], 'or "float32", not "int8"'),
     ],
 )
 def test_refusals(arguments, words, tmp_path, capfd):
@@ -103,11 +104,12 @@ def test_refusals(arguments, words, tmp_path, capfd):
     assert raised.value.code == 2 and len(told) == 1 and words in told[0]
 
 
-def test_a_dtype_tells_what_it_costs(tmp_path, capsys):
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_dtype_tells_what_it_costs(dtype, tmp_path, capsys):
     path, out = tiny.write_config(tmp_path / "config.py"), tmp_path / "figures.json"
     bench.main([
         str(path), "--batch", "1", "--guidance", "none", "--rounds", "2",
-        "--dtype", "bfloat16", "--out", str(out),
+        "--dtype", dtype, "--out", str(out),
     ])  # fmt: skip
     found = json.loads(out.read_text())["precision"]
     assert found["measure"] == "nll" and 1.0 < found["float32"] < 5.0

@@ -15,8 +15,8 @@ CASES = {
 }
 
 
-def compiled_text(case, rows, **settings):
-    generator = tiny.generator(tiny.config(**CASES[case]))
+def compiled_text(case, rows, dtype="float32", **settings):
+    generator = tiny.generator(tiny.config(**CASES[case]), dtype=dtype)
     traced, _ = generator.traced(0, num=rows, **settings)
     return generator, traced.lower().compile().as_text()
 
@@ -53,17 +53,25 @@ def inside_loops(text):
 
 
 def moved(lines, dims):
-    """Lines that copy or transpose an array of these dimensions, in whatever order."""
-    made = (re.search(r"= \w+\[([\d,]+)\]\S* (copy|transpose)\(", line) for line in lines)
+    """Lines that copy, convert or transpose an array of these dimensions, in whatever order."""
+    verbs = "copy|convert|transpose"
+    made = (re.search(rf"= \w+\[([\d,]+)\]\S* ({verbs})\(", line) for line in lines)
     wanted = sorted(map(str, dims))
     return [m.string for m in made if m and sorted(m[1].split(",")) == wanted]
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("guidance", [None, 2.0])
-def test_no_cache_is_moved_inside_a_loop(case, guidance):
+@pytest.mark.parametrize(
+    ("case", "guidance", "dtype"),
+    [
+        ("next token", None, "float32"),
+        ("next token", 2.0, "bfloat16"),
+        ("next neighbour", None, "bfloat16"),
+        ("next neighbour", 2.0, "float32"),
+    ],
+)
+def test_no_cache_is_moved_inside_a_loop(case, guidance, dtype):
     rows = 3
-    generator, text = compiled_text(case, rows, guidance=guidance)
+    generator, text = compiled_text(case, rows, dtype, guidance=guidance)
     backbone, lines = generator.config.model.backbone, inside_loops(text)
     lengths = {phase.cache_length for phase in generator.family.plan.phases}
     updated = False

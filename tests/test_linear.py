@@ -50,22 +50,26 @@ def test_large_maps_take_them(bias, monkeypatch):
     assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: layer(x))(x))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 9])
-def test_halves_are_the_product_of_bfloat16(rows):
+@pytest.mark.parametrize("storage", linears.Storage)
+@pytest.mark.parametrize("rows", [1, 2, 5, 15, 16, 30])
+def test_halves_are_the_product_of_bfloat16(rows, storage):
     """Exact products of halves, summed in float32 and rounded once."""
+    if storage == linears.Storage.INT8:
+        pytest.skip("not of bfloat16")
     rng = np.random.default_rng(rows)
     layer = linear(64, 48, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     x = jnp.asarray(rng.normal(size=(rows, 64)), jnp.bfloat16)
     kernel_DF = np.asarray(layer.kernel[...].astype(jnp.bfloat16), np.float64)
     exact = np.asarray(x, np.float64) @ kernel_DF
+    linears.flip(layer, storage)
+    # With few rows, a map to fewer outputs is left as it is.
+    assert layer.flipped == (storage == linears.Storage.NARROW)
     made = layer(x)
     assert made.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(made, np.float64), exact, rtol=2**-8, atol=1e-6)
     single = layer.product(x, jnp.float32)
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, exact, rtol=1e-4, atol=1e-6)
-    linears.flip(layer)
-    assert not layer.flipped
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 26, 64])
@@ -73,7 +77,29 @@ def test_flipped_maps_give_the_same(rows):
     layer = linear(6, 4, dtype=jnp.float32, rngs=nnx.Rngs(0), bias=True)
     x = jax.random.normal(jax.random.key(rows), (rows, 6))
     before = layer(x)
-    linears.flip(layer)
+    linears.flip(layer, linears.Storage.WIDE)
+    assert not layer.flipped
+    linears.flip(layer, linears.Storage.NARROW)
     assert layer.flipped and layer.kernel[...].shape == (4, 6)
     np.testing.assert_allclose(layer(x), before, atol=1e-6)
     assert linears.padded(rows) == {1: 1, 4: 4, 5: 8, 26: 32, 64: 64}[rows]
+
+
+def test_storage_suits_rows_and_precision(monkeypatch):
+    kinds = linears.Storage
+    asked = {
+        ("float32", 2, False): kinds.NARROW,
+        ("float32", 64, False): kinds.NARROW,
+        ("float32", 65, False): kinds.WIDE,
+        ("float32", 4, True): kinds.INT8,
+        ("float32", 5, True): kinds.NARROW,
+        ("bfloat16", 15, False): kinds.FEW,
+        ("bfloat16", 16, False): kinds.NARROW,
+        ("bfloat16", 256, False): kinds.NARROW,
+        ("bfloat16", 257, False): kinds.WIDE,
+    }
+    for (dtype, rows, is_rounded), storage in asked.items():
+        found = linears.storage_for(rows, jnp.dtype(dtype), is_rounded=is_rounded)
+        assert found == storage, (dtype, rows, is_rounded)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert linears.storage_for(15, jnp.dtype("bfloat16")) == kinds.NARROW

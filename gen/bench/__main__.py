@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
@@ -31,6 +30,7 @@ from gen.command_line import Parser, split_overrides
 from gen.errors import UserError, ensure_file, exit_on_user_error, note
 from gen.families import FAMILIES
 from gen.pixels import Pixels, pixels_of
+from gen.programs import PRECISIONS
 
 BATCHES = "1,4,16,64"
 
@@ -50,7 +50,8 @@ def make_parser() -> Parser:
     add("--rounds", type=int, default=5, help="timed batches of each (default: 5)")
     add("--budget-s", type=float, default=60.0,
         help="skip a size whose batches would take longer than this (default: 60)")  # fmt: skip
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
+    add("--dtype", choices=PRECISIONS, default="float32",
+        help="compute dtype; int8: float32 with weights of 8 bits (CPUs)")  # fmt: skip
     add("--tokenizer", metavar="FILE",
         help="time the decoding to pixels too; without CONFIG_OR_RUN: this alone")  # fmt: skip
     add("--only", choices=coding.DIRECTIONS, help="of a tokenizer alone (default: both)")
@@ -221,7 +222,7 @@ def bench_sampling(args: Any, overrides: list[tuple[str, str]]) -> dict[str, Any
     generator = open_generator(args.target, overrides, args.dtype)
     pixels = pixels_of(generator, args.tokenizer) if args.tokenizer else None
     samplers, skipped = make_samplers(generator, args, pixels)
-    probes = rates.probes(weight_shapes(generator.params), jnp.dtype(args.dtype))
+    probes = rates.probes(weight_shapes(generator.params), generator.dtype)
     calls = {sampler.name: sampler for sampler in samplers}
     calls |= {name: probe.call for name, probe in probes.items()}
     if against:

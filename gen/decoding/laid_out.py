@@ -7,7 +7,7 @@ from typing import NamedTuple
 from flax import nnx
 
 from gen.decoding.plan import Plan
-from gen.models.linear import NARROW_ROWS, flip
+from gen.models.linear import Storage, flip
 
 
 class LaidOut(NamedTuple):
@@ -17,16 +17,15 @@ class LaidOut(NamedTuple):
     blocks: list[nnx.Module]
 
 
-def is_narrow(plan: Plan, batch: int, num_guided: int) -> bool:
-    """Whether the widest step of so many samples has few rows, for which `flip` is."""
-    widest = max(phase.feed_NW.shape[1] for phase in plan.phases)
-    return (2 * batch if num_guided else batch) * widest <= NARROW_ROWS
+def widest(plan: Plan, batch: int, num_guided: int) -> int:
+    """Rows of the widest step of so many samples."""
+    rows = max(phase.feed_NW.shape[1] for phase in plan.phases)
+    return (2 * batch if num_guided else batch) * rows
 
 
-def lay_out(model: nnx.Module, *, narrow: bool) -> LaidOut:
-    """The model, which is changed, with its blocks apart and laid out for few rows or many."""
+def lay_out(model: nnx.Module, storage: Storage) -> LaidOut:
+    """The model, which is changed, with its blocks apart and its weights in a storage."""
     blocks = model.backbone.unstack()
-    if narrow:
-        for module in (model, *blocks):
-            flip(module)
+    for module in (model, *blocks):
+        flip(module, storage)
     return LaidOut(model, blocks)

@@ -28,6 +28,7 @@ from gen.layouts import Layout
 from gen.learner import Learner
 from gen.models.conditioning import ConditionConfig
 from gen.models.layers import Buffer
+from gen.models.linear import Storage
 
 
 @struct.dataclass
@@ -162,11 +163,11 @@ class Family(Learner):
           every: the most steps of a part.
         """
 
-    def is_narrow(self, batch: int, num_guided: int) -> bool:
-        """Whether steps of so many samples have so few rows that weights lie otherwise."""
-        return False
+    def widest(self, batch: int, num_guided: int) -> int | None:
+        """Rows of the widest step of so many samples, if weights are stored to suit it."""
+        return None
 
-    def lay_out(self, model: nnx.Module, *, narrow: bool = False) -> Any:
+    def lay_out(self, model: nnx.Module, storage: Storage = Storage.WIDE) -> Any:
         """The model as sampling reads it, which may change it; done once for all samples."""
         return model
 

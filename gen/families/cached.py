@@ -25,6 +25,7 @@ from gen.decoding.plan import Now, Plan, Usage
 from gen.decoding.trace import Trace
 from gen.families.base import DecodeState, Family, abstract_model, group_means
 from gen.models.conditioning import Prompt
+from gen.models.linear import Storage
 
 
 class CachedFamily(Family):
@@ -163,11 +164,11 @@ class CachedFamily(Family):
     def parts(self, num_guided: int, options: Any, every: int | None = None) -> list[Part]:
         return cached.cut(self.plan, num_guided, every)
 
-    def is_narrow(self, batch: int, num_guided: int) -> bool:
-        return laid_out.is_narrow(self.plan, batch, num_guided)
+    def widest(self, batch: int, num_guided: int) -> int:
+        return laid_out.widest(self.plan, batch, num_guided)
 
-    def lay_out(self, model: nnx.Module, *, narrow: bool = False) -> LaidOut:
-        return laid_out.lay_out(model, narrow=narrow)
+    def lay_out(self, model: nnx.Module, storage: Storage = Storage.WIDE) -> LaidOut:
+        return laid_out.lay_out(model, storage)
 
     def start(
         self,

@@ -58,6 +58,9 @@ def attend(
         `scaled_dot_product_attention`, whose `dropout_p` published recipes use).
       key: switches the dropout on.
     """
+    if (raised := kinds.computes_in(q_BSHE.dtype)) != q_BSHE.dtype:
+        parts = (a.astype(raised) for a in (q_BSHE, k_BTKE, v_BTKE))
+        return attend(*parts, mask, scale, rate=rate, key=key).astype(q_BSHE.dtype)
     rows, queries, heads, head_dim = q_BSHE.shape
     slots, kv_heads = k_BTKE.shape[1:3]
     scale = head_dim**-0.5 if scale is None else scale
@@ -177,7 +180,7 @@ class Attention(nnx.Module):
         else:
             cache = write(cache, k_BSKE, v_BSKE, slots_S, contiguous)
             # The products take the axes as they lie: nothing is moved.
-            keys, values = (jnp.swapaxes(a, 1, 2).astype(q_BSHE.dtype) for a in cache)
+            keys, values = (jnp.swapaxes(a, 1, 2) for a in cache)
         weights_key = None
         if self.weights_dropout and key is not None:
             weights_key, key = jax.random.split(key)

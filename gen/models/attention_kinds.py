@@ -153,6 +153,16 @@ def choose(case: Case) -> str:
     return chosen if chosen in available(case, platform) else PLAIN
 
 
+def computes_in(dtype: jnp.dtype) -> jnp.dtype:
+    """What attention to arrays of a dtype is made in here, which is what caches are kept in.
+
+    float32 for bfloat16 on CPUs: XLA's backend has no fast batches of products of bfloat16, and
+    writes a slot of such a cache by converting all of it, there and back, at each step.
+    """
+    raised = dtype == jnp.bfloat16 and jax.default_backend() == "cpu" and not _only.get()
+    return jnp.dtype(jnp.float32) if raised else dtype
+
+
 def count(case: Case) -> str:
     """Whether its queries are "one", "some" of the slots (a step with a cache), or "all"."""
     if case.S == 1:

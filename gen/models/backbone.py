@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from gen.models.attention import LayerCache
+from gen.models.attention_kinds import computes_in
 from gen.models.block import Modulation, StackConfig
 from gen.models.layers import dropout
 from gen.sharding import constrain
@@ -102,12 +103,12 @@ class Backbone(nnx.Module):
         ]
 
     def empty_cache(self, batch: int, length: int) -> list[LayerCache]:
-        """Zeroed caches of `length` slots, one per layer, in the compute dtype."""
-        config = self.config
+        """Zeroed caches of `length` slots, one per layer, in the dtype attention computes in."""
+        config, dtype = self.config, computes_in(self.dtype)
         shape = (batch, config.num_kv_heads, length, config.head_dim)
         # Keys and values are arrays of their own: donating one buffer twice is an error.
         return [
-            LayerCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+            LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
             for _ in range(config.depth)
         ]
 

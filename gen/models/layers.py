@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
+from gen.models import int8
 from gen.models.linear import Linear
 
 
@@ -109,6 +110,16 @@ def converted(model: nnx.Module, params: dict[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(
         {path: jnp.asarray(leaf, dtypes.get(path, leaf.dtype)) for path, leaf in flat.items()}
     )
+
+
+def rounded(model: nnx.Module, params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with the weights of linear maps rounded to 8 bits (`int8.rounded`)."""
+    flat = traverse_util.flatten_dict(params)
+    for path, module in nnx.iter_graph(model):
+        if isinstance(module, Linear):
+            name = (*map(str, path), "kernel")
+            flat[name] = int8.rounded(jnp.asarray(flat[name]))
+    return traverse_util.unflatten_dict(flat)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
