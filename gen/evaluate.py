@@ -19,7 +19,7 @@ import numpy as np
 
 from gen import beside, runtime, schema
 from gen.api import Generator, load
-from gen.command_line import Parser, split_overrides
+from gen.command_line import Parser, add_dtype, split_overrides
 from gen.config import overridden
 from gen.data import Dataset, Split, eval_batches
 from gen.errors import UserError, ensure_file, exit_on_user_error, nearest, note
@@ -181,6 +181,7 @@ def make_parser() -> Parser:
     parser.add_argument("--num-samples", type=int, help="samples to score; 0 scores none")
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
     parser.add_argument("--raw", action="store_true", help="the weights, not their average")
+    add_dtype(parser)
     parser.add_argument("--out", help="also write the JSON to this file")
     parser.add_argument(
         "--pictures", metavar="FILE.png", help="real examples above samples of their conditions"
@@ -197,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
     overrides = split_overrides(rest)
     if args.data_dir:
         overrides.append(("data.dir", args.data_dir))
-    generator = load(args.run, averaged=not args.raw)
+    generator = load(args.run, averaged=not args.raw, dtype=args.dtype)
     config = generator.config = overridden(
         generator.config, overrides, groups=("data", "eval", "sample")
     )
@@ -225,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
         num_samples=num_samples,
         seed=args.seed,
     )
-    text = json.dumps({"run": args.run, **result}, indent=2)
+    text = json.dumps({"run": args.run, "dtype": args.dtype, **result}, indent=2)
     print(text)
     if args.out:
         Path(args.out).write_text(text + "\n")

@@ -24,8 +24,6 @@ from gen.families.base import abstract_model
 from gen.models.layers import converted, rounded
 from gen.models.linear import Storage, storage_for
 
-PRECISIONS = ("float32", "bfloat16", "int8")
-
 
 class Programs:
     """The compiled functions of one model, made when first asked for.
@@ -35,7 +33,7 @@ class Programs:
     """
 
     def __init__(self, family: Family, precision: str | jnp.dtype, mesh: Mesh | None):
-        """`precision`: one of `PRECISIONS`; int8 is float32 with weights rounded to 8 bits.
+        """`precision`: a dtype, or int8, which is float32 with weights rounded to 8 bits.
 
         Raises:
           UserError: int8 where it was not measured to be faster.

@@ -27,14 +27,13 @@ from tqdm import tqdm
 
 from gen import animate, distributed, runtime, schema
 from gen.api import Generator, load
-from gen.command_line import Parser
+from gen.command_line import PRECISIONS, Parser, add_dtype
 from gen.config import SampleConfig
 from gen.errors import UserError, ensure_file, ensure_writable, exit_on_user_error
 from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
 from gen.pictures.movies import check_mp4
 from gen.pictures.samples import save_samples
 from gen.pixels import Pixels, pixels_of, save_each
-from gen.programs import PRECISIONS
 from gen.prompts import Prompts, prompts_for
 
 
@@ -94,8 +93,7 @@ def add_settings(parser: Parser, precisions: Sequence[str] = PRECISIONS) -> None
     add("--option", action="append", default=[], metavar="NAME=VALUE",
         help="an option of the model's kind, such as more_smooth=true")  # fmt: skip
     add("--raw", action="store_true", help="use the weights, not their average")
-    eight = "; int8: float32 with weights of 8 bits (CPUs)" if "int8" in precisions else ""
-    add("--dtype", choices=precisions, default="float32", help=f"compute dtype{eight}")
+    add_dtype(parser, precisions)
 
 
 def settings_from(args: Any, generator: Generator) -> dict[str, Any]:
@@ -187,8 +185,8 @@ def sample_at_once(job: Job) -> None:
                 keep_trace=job.args.trace,
                 **job.settings,
             )
-    record = json.dumps({"run": job.args.run, "seed": job.args.seed, **job.settings})
-    np.savez(job.file, **job.arrays(drawn), settings=record)
+    given = {name: getattr(job.args, name) for name in ("run", "dtype", "seed")}
+    np.savez(job.file, **job.arrays(drawn), settings=json.dumps(given | job.settings))
     images = save_pixels(job.out, drawn, job.pixels, keep=100) if job.pixels else None
     job.show(drawn["tokens"][:100], images)
     if job.args.animate:

@@ -189,7 +189,7 @@ def test_resuming_with_other_settings(tmp_path, capsys, run_folder):
         (["--top-k", "1.5"], "--top-k must be int"),
         (["--top-p", "0"], "top_p lies in (0, 1]"),
         (["--out", "/proc/nothing/samples"], "cannot write to folder"),
-        (["--dtype", "int8"], "invalid choice"),
+        (["--dtype", "int4"], "invalid choice"),
         (["--temprature=1"], 'unknown argument --temprature; did you mean "--temperature"?'),
         (["more"], "unrecognized arguments: more"),
     ],
@@ -278,6 +278,7 @@ def test_sample_writes_tokens_and_picture(run_folder, tmp_path):
     assert stored["tokens"].shape == (7, 12)
     settings = json.loads(str(stored["settings"]))
     assert settings["guidance"] == 2.0 and settings["top_k"] == 5 and settings["seed"] == 3
+    assert settings["dtype"] == "float32"
     assert (tmp_path / "new" / "s.png").stat().st_size > 100
     sample.main([*arguments, "--out", str(tmp_path / "again")])
     np.testing.assert_array_equal(stored["tokens"], np.load(tmp_path / "again.npz")["tokens"])
@@ -290,3 +291,16 @@ def test_evaluate_prints_json(run_folder, tmp_path, capsys):
     assert printed["held_out"]["count"] == 64
     nats = printed["held_out"]["nats_per_token"]
     assert np.isclose(printed["held_out"]["bits_per_dim"], nats / np.log(2))
+    assert printed["dtype"] == "float32"
+
+
+def test_evaluate_tells_what_a_dtype_costs(run_folder, capsys):
+    found = {}
+    for dtype in ("float32", "bfloat16", "int8"):
+        evaluate.main([str(run_folder), "--split", "test", "--num-samples", "0", "--dtype", dtype])
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["dtype"] == dtype
+        found[dtype] = printed["held_out"]["nats_per_token"]
+    exact = found.pop("float32")
+    assert len(set(found.values())) == 2
+    assert all(0 < abs(own - exact) < 0.05 for own in found.values())

@@ -26,11 +26,10 @@ from gen.api import Generator, load
 from gen.bench import coding, precision, rates, report, rival, timing
 from gen.bench.made_up import filled
 from gen.bench.sampling import Sampler
-from gen.command_line import Parser, split_overrides
+from gen.command_line import Parser, add_dtype, split_overrides
 from gen.errors import UserError, ensure_file, exit_on_user_error, note
 from gen.families import FAMILIES
 from gen.pixels import Pixels, pixels_of
-from gen.programs import PRECISIONS
 
 BATCHES = "1,4,16,64"
 
@@ -50,8 +49,7 @@ def make_parser() -> Parser:
     add("--rounds", type=int, default=5, help="timed batches of each (default: 5)")
     add("--budget-s", type=float, default=60.0,
         help="skip a size whose batches would take longer than this (default: 60)")  # fmt: skip
-    add("--dtype", choices=PRECISIONS, default="float32",
-        help="compute dtype; int8: float32 with weights of 8 bits (CPUs)")  # fmt: skip
+    add_dtype(parser)
     add("--tokenizer", metavar="FILE",
         help="time the decoding to pixels too; without CONFIG_OR_RUN: this alone")  # fmt: skip
     add("--only", choices=coding.DIRECTIONS, help="of a tokenizer alone (default: both)")
