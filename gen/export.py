@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     about = {"run": args.run, "averaged": not args.raw, "dtype": args.dtype, "settings": settings}
     save(out, program, generator, about)
     sizes = {name: (out / name).stat().st_size / 1e6 for name in (PROGRAM, PARAMS)}
-    print(f"{out}: " + ", ".join(f"{name} {size:.1f} MB" for name, size in sizes.items()))
+    print(f"{out}: " + ", ".join(f"{name} {size:.2f} MB" for name, size in sizes.items()))
 
 
 if __name__ == "__main__":

@@ -36,8 +36,10 @@ class Programs:
         """`precision`: a dtype, or int8, which is float32 with weights rounded to 8 bits.
 
         Raises:
-          UserError: int8 where it was not measured to be faster.
+          UserError: another one, or int8 where it was not measured to be faster.
         """
+        if str(precision) not in ("float32", "bfloat16", "int8"):
+            raise UserError(f'dtype is float32, bfloat16 or int8, not "{precision}"')
         self._is_rounded = precision == "int8"
         if self._is_rounded and jax.default_backend() != "cpu":
             raise UserError(

@@ -78,3 +78,9 @@ def test_it_is_refused_where_it_was_not_measured(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UserError, match="int8 is for CPUs; on gpu take bfloat16"):
         tiny.generator(tiny.config(), dtype="int8")
+
+
+@pytest.mark.parametrize("name", ["int4", "INT8", "float16"])
+def test_other_dtypes_are_refused(name):
+    with pytest.raises(UserError, match=f'float32, bfloat16 or int8, not "{name}"'):
+        tiny.generator(tiny.config(), dtype=name)
