@@ -240,7 +240,13 @@ def test_a_run_leaves_what_it_promises(run_folder):
     assert steps == {2, 4}
 
 
-@pytest.mark.parametrize("spec", ["llamagen_b.py:384,debug", "llamagen_t2i_xl.py:debug"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param("llamagen_b.py:384,debug", marks=pytest.mark.slow),
+        "llamagen_t2i_xl.py:debug",
+    ],
+)
 def test_published_configs_run_without_data(tmp_path, spec):
     train.main(["--config", f"{tiny.ROOT}/configs/{spec}", "--workdir", str(tmp_path / "run")])
     result = json.loads((tmp_path / "run" / "result.json").read_text())

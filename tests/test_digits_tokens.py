@@ -17,7 +17,10 @@ SHORT += ["--config.model.backbone.depth=1", "--config.model.backbone.unroll=1"]
 
 @pytest.mark.parametrize(
     ("spec", "tokenizer_config"),
-    [("digits_llamagen.py:vq", "digits_vq.py"), ("digits_var.py:msvq", "digits_msvq.py")],
+    [
+        pytest.param("digits_llamagen.py:vq", "digits_vq.py", marks=pytest.mark.slow),
+        ("digits_var.py:msvq", "digits_msvq.py"),
+    ],
 )
 def test_a_generator_is_trained_on_its_tokens(tmp_path, spec, tokenizer_config):
     run = configs.load(f"{tiny.ROOT}/configs/{tokenizer_config}")

@@ -82,7 +82,12 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("case", OTHERS)
+SLOW = ("video", "masked")  # steps of the shapes that the others have
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in OTHERS]
+)
 def test_other_families_agree(case):
     run = tiny.run_module("tests.test_mesh", case, devices=8)
     assert run.returncode == 0, run.stderr[-3000:]

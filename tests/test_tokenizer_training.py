@@ -98,6 +98,7 @@ def start(workdir, config):
     )
 
 
+@pytest.mark.slow
 def test_a_kill_changes_nothing(tmp_path):
     overrides = {"train.steps": STEPS, "train.save_every": 4, "train.eval_every": 12}
     overrides |= {"data.flip": True, "loss.quantise_after": 6}
