@@ -38,14 +38,15 @@ class Programs:
         Raises:
           UserError: another one, or int8 where it was not measured to be faster.
         """
-        if str(precision) not in ("float32", "bfloat16", "int8"):
-            raise UserError(f'dtype is float32, bfloat16 or int8, not "{precision}"')
-        self._is_rounded = precision == "int8"
+        name = precision if isinstance(precision, str) else jnp.dtype(precision).name
+        if name not in ("float32", "bfloat16", "int8"):
+            raise UserError(f'dtype is float32, bfloat16 or int8, not "{name}"')
+        self._is_rounded = name == "int8"
         if self._is_rounded and jax.default_backend() != "cpu":
             raise UserError(
                 f"int8 is for CPUs; on {jax.default_backend()} take bfloat16, or float32"
             )
-        self.dtype = jnp.dtype(jnp.float32 if self._is_rounded else precision)
+        self.dtype = jnp.dtype(jnp.float32 if self._is_rounded else name)
         self._family, self._mesh = family, mesh
         self._graphdef = nnx.split(abstract_model(family, dtype=self.dtype))[0]
         self._compiled: dict[Any, Callable] = {}

@@ -84,3 +84,7 @@ def test_it_is_refused_where_it_was_not_measured(monkeypatch):
 def test_other_dtypes_are_refused(name):
     with pytest.raises(UserError, match=f'float32, bfloat16 or int8, not "{name}"'):
         tiny.generator(tiny.config(), dtype=name)
+
+
+def test_dtypes_of_jax_are_taken():
+    assert tiny.generator(tiny.config(), dtype=jnp.bfloat16).dtype == jnp.bfloat16
