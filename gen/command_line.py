@@ -9,7 +9,6 @@ from typing import Any
 from gen.errors import UserError, close_to
 
 OVERRIDE = "--config."
-PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +49,7 @@ def split_overrides(arguments: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def add_dtype(parser: Parser, names: Sequence[str] = PRECISIONS) -> None:
+def add_dtype(parser: Parser, names: Sequence[str]) -> None:
     """The option `--dtype` of commands that sample or score."""
     eight = "; int8: float32 with weights rounded to 8 bits (CPUs)" if "int8" in names else ""
     parser.add_argument("--dtype", choices=names, default="float32", help=f"compute dtype{eight}")

@@ -25,6 +25,7 @@ from gen.data import Dataset, Split, eval_batches
 from gen.errors import UserError, ensure_file, exit_on_user_error, nearest, note
 from gen.inputs import open_data
 from gen.metrics.likelihood import histogram_baseline, summarise_loss, summarise_nll
+from gen.programs import PRECISIONS
 
 LEAST_SAMPLES = 200  # of the scores: fewer say nothing
 CONDITION_ARGUMENTS = {
@@ -181,7 +182,7 @@ def make_parser() -> Parser:
     parser.add_argument("--num-samples", type=int, help="samples to score; 0 scores none")
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
     parser.add_argument("--raw", action="store_true", help="the weights, not their average")
-    add_dtype(parser)
+    add_dtype(parser, PRECISIONS)
     parser.add_argument("--out", help="also write the JSON to this file")
     parser.add_argument(
         "--pictures", metavar="FILE.png", help="real examples above samples of their conditions"

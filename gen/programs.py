@@ -24,6 +24,8 @@ from gen.families.base import abstract_model
 from gen.models.layers import converted, rounded
 from gen.models.linear import Storage, storage_for
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+
 
 class Programs:
     """The compiled functions of one model, made when first asked for.
@@ -33,14 +35,16 @@ class Programs:
     """
 
     def __init__(self, family: Family, precision: str | jnp.dtype, mesh: Mesh | None):
-        """`precision`: a dtype, or int8, which is float32 with weights rounded to 8 bits.
+        """`precision`: one of `PRECISIONS`, or a dtype; int8 is float32 with weights rounded to 8 bits.
 
         Raises:
           UserError: another one, or int8 where it was not measured to be faster.
         """
         name = precision if isinstance(precision, str) else jnp.dtype(precision).name
-        if name not in ("float32", "bfloat16", "int8"):
-            raise UserError(f'dtype is float32, bfloat16 or int8, not "{name}"')
+        if name not in PRECISIONS:
+            raise UserError(
+                f'dtype is {", ".join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not "{name}"'
+            )
         self._is_rounded = name == "int8"
         if self._is_rounded and jax.default_backend() != "cpu":
             raise UserError(

@@ -27,13 +27,14 @@ from tqdm import tqdm
 
 from gen import animate, distributed, runtime, schema
 from gen.api import Generator, load
-from gen.command_line import PRECISIONS, Parser, add_dtype
+from gen.command_line import Parser, add_dtype
 from gen.config import SampleConfig
 from gen.errors import UserError, ensure_file, ensure_writable, exit_on_user_error
 from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
 from gen.pictures.movies import check_mp4
 from gen.pictures.samples import save_samples
 from gen.pixels import Pixels, pixels_of, save_each
+from gen.programs import PRECISIONS
 from gen.prompts import Prompts, prompts_for
 
 

@@ -88,3 +88,9 @@ def test_other_dtypes_are_refused(name):
 
 def test_dtypes_of_jax_are_taken():
     assert tiny.generator(tiny.config(), dtype=jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_what_is_no_number_stays_none():
+    kernel_FD, scale_F = int8.stored(jnp.asarray(kernel(6, 3)))
+    made_MF = int8.product(jnp.ones((2, 6)).at[1, 4].set(jnp.nan), kernel_FD, scale_F)
+    assert np.isfinite(made_MF[0]).all() and np.isnan(made_MF[1]).all()

@@ -30,6 +30,7 @@ from gen.command_line import Parser, add_dtype, split_overrides
 from gen.errors import UserError, ensure_file, exit_on_user_error, note
 from gen.families import FAMILIES
 from gen.pixels import Pixels, pixels_of
+from gen.programs import PRECISIONS
 
 BATCHES = "1,4,16,64"
 
@@ -49,7 +50,7 @@ def make_parser() -> Parser:
     add("--rounds", type=int, default=5, help="timed batches of each (default: 5)")
     add("--budget-s", type=float, default=60.0,
         help="skip a size whose batches would take longer than this (default: 60)")  # fmt: skip
-    add_dtype(parser)
+    add_dtype(parser, PRECISIONS)
     add("--tokenizer", metavar="FILE",
         help="time the decoding to pixels too; without CONFIG_OR_RUN: this alone")  # fmt: skip
     add("--only", choices=coding.DIRECTIONS, help="of a tokenizer alone (default: both)")

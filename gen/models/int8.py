@@ -41,12 +41,11 @@ def product(x_MD: jax.Array, kernel_FD: jax.Array, scale_F: jax.Array) -> jax.Ar
     """float32 `(M, F)`; the rows are rounded to 2^-15 of the largest entry of each."""
     x_MD = x_MD.astype(jnp.float32)
     largest_M1 = jnp.max(jnp.abs(x_MD), axis=-1, keepdims=True)
-    step_M1 = jnp.where(largest_M1 > 0, largest_M1, 1.0) / (STEPS * SPLIT)
+    step_M1 = jnp.where(largest_M1 == 0, 1.0, largest_M1) / (STEPS * SPLIT)  # NaN stays
     whole_MD = jnp.round(x_MD / step_M1).astype(jnp.int32)
     high_MD = (whole_MD + SPLIT // 2) // SPLIT
     parts = jnp.concatenate([high_MD, whole_MD - high_MD * SPLIT]).astype(jnp.int8)
-    # Each is made once: else XLA would make the rows in every product that takes them, and fold
-    # the transpose into it, which is twice as slow for few rows.
+    # Made once, not in every product that takes them; and the transpose is not folded into it.
     parts = jax.lax.optimization_barrier(parts)
     made = jnp.einsum("md,fd->fm", parts, kernel_FD, preferred_element_type=jnp.int32)
     high_MF, low_MF = jnp.split(jax.lax.optimization_barrier(made).T.astype(jnp.float32), 2)
