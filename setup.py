@@ -50,7 +50,6 @@ setup(
             "nbclient",
             "ipykernel",
             "av>=14",
-            "scikit-image>=0.22",
         ],
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],

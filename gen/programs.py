@@ -35,7 +35,7 @@ class Programs:
     """
 
     def __init__(self, family: Family, precision: str | jnp.dtype, mesh: Mesh | None):
-        """`precision`: one of `PRECISIONS`, or a dtype; int8 is float32 with weights rounded to 8 bits.
+        """`precision`: one of `PRECISIONS`, or a dtype; int8: float32, weights rounded to 8 bits.
 
         Raises:
           UserError: another one, or int8 where it was not measured to be faster.
