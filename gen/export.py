@@ -38,7 +38,7 @@ from gen.errors import UserError, ensure_writable, exit_on_user_error
 from gen.families.base import abstract_model
 from gen.models import attention_kinds
 from gen.models.conditioning import ConditionConfig
-from gen.sample import add_settings, settings_from
+from gen.sampling.flags import add_settings, settings_from
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -15,27 +15,24 @@ uint8 (N, H, W, 3), and the labels `arr_1`, as evaluators of the Frechet distanc
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from gen import animate, distributed, runtime, schema
-from gen.api import Generator, load
-from gen.command_line import Parser, add_dtype
-from gen.config import SampleConfig
+from gen import distributed, runtime, sharding
+from gen.api import load
+from gen.command_line import Parser
 from gen.errors import UserError, ensure_file, ensure_writable, exit_on_user_error
-from gen.parts.sampling import check_batch, local_mesh, sample_in_parts
 from gen.pictures.movies import check_mp4
-from gen.pictures.samples import save_samples
 from gen.pixels import Pixels, pixels_of, save_each
-from gen.programs import PRECISIONS
-from gen.prompts import Prompts, prompts_for
+from gen.prompts import prompts_for
+from gen.sampling import animate
+from gen.sampling.flags import add_settings, settings_from
+from gen.sampling.job import Job
+from gen.sampling.parts import check_batch, sample_in_parts
 
 
 def save_pixels(
@@ -83,95 +80,6 @@ def make_parser() -> Parser:
     return parser
 
 
-def add_settings(parser: Parser, precisions: Sequence[str] = PRECISIONS) -> None:
-    """Flags of the weights, and of how to sample, which `settings_from` reads."""
-    add = parser.add_argument
-    add("--guidance", help="guidance as the published code counts it, or none")
-    add("--guidance-interval", help="last guided step after the first; -1 guides all")
-    add("--temperature", help="0 takes the most likely token")
-    add("--top-k", help="keep the k most likely tokens; 0 keeps all")
-    add("--top-p", help="keep the smallest set of this probability; 1 keeps all")
-    add("--option", action="append", default=[], metavar="NAME=VALUE",
-        help="an option of the model's kind, such as more_smooth=true")  # fmt: skip
-    add("--raw", action="store_true", help="use the weights, not their average")
-    add_dtype(parser, precisions)
-
-
-def settings_from(args: Any, generator: Generator) -> dict[str, Any]:
-    """The config's sampling settings with those given on the command line in their place."""
-    options = generator.family.Options
-    settings = dataclasses.asdict(options()) | generator.config.sample.settings()
-    for name, kind in schema.hints(SampleConfig).items():
-        text = getattr(args, name, None)
-        if text is not None:
-            settings[name] = schema.parse(kind, text, "--" + name.replace("_", "-"))
-    given: dict[str, Any] = {}
-    for pair in args.option:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError(f"--option takes NAME=VALUE, not {pair}")
-        schema.override(options, given, name, text, root="options of sampling")
-    settings |= given
-    if settings["batch_size"] < 1:
-        raise UserError(f"--batch-size is at least 1, not {settings['batch_size']}")
-    return settings
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A checked command; `pixels` where a tokenizer is given."""
-
-    args: Any
-    out: Path
-    generator: Generator
-    settings: dict[str, Any]
-    prompts: Prompts
-    pixels: Pixels | None
-
-    @property
-    def num(self) -> int:
-        return len(self.prompts.row_N)
-
-    @property
-    def file(self) -> Path:
-        return self.out.with_name(self.out.name + ".npz")
-
-    def arrays(
-        self, drawn: dict[str, np.ndarray], rows: slice = slice(None)
-    ) -> dict[str, np.ndarray]:
-        """What an `.npz` keeps of the samples of these numbers."""
-        names = [n for n in drawn if n == "tokens" or (self.args.trace and n.startswith("trace_"))]
-        records = {name: array[rows] for name, array in self.prompts.record.items()}
-        return {name: drawn[name] for name in names} | records
-
-    def images(self, drawn: dict[str, np.ndarray]) -> np.ndarray:
-        """Pixels of what was drawn, so many at a time on each device."""
-        devices = self.generator.mesh.size if self.generator.mesh else 1
-        return self.pixels(drawn, batch_size=16 * devices)
-
-    @property
-    def title(self) -> str:
-        """What pictures are headed."""
-        guidance, temperature = self.settings["guidance"], self.settings["temperature"]
-        return f"guidance {guidance}, temperature {temperature:g}"
-
-    def show(self, tokens_NP: np.ndarray, images: np.ndarray | None) -> None:
-        """Writes the picture of the first samples, and tells where all are."""
-        picture = self.out.with_name(self.out.name + ".png")
-        shown = save_samples(
-            picture,
-            self.generator.to_data(tokens_NP),
-            layout=self.generator.family.data_layout,
-            labels=self.prompts.names[: len(tokens_NP)],
-            title=self.title,
-            images=images,
-            mp4=self.args.mp4,
-        )
-        each = f", each as a file in {self.out}" if self.pixels and not self.args.parts else ""
-        first = f", the first {len(tokens_NP)} in {picture}" if shown else ""
-        print(f"{self.num} samples: {self.file}{first}{each}")
-
-
 def sample_at_once(job: Job) -> None:
     """Samples in memory, on one device."""
     # The delay keeps a bar that never moved out of the way of an error message.
@@ -206,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.mp4:
         check_mp4()
     distributed.start(args.distributed)
-    out, mesh = Path(args.out), local_mesh() if args.parts else None
+    out, mesh = Path(args.out), sharding.local_replicas() if args.parts else None
     if not out.name:
         raise UserError(f"--out is the start of file names, not {args.out or 'nothing'}")
     with distributed.together("its checks"):

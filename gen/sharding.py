@@ -95,6 +95,11 @@ def replicas(devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh((len(devices), 1, 1), AXES, axis_types=types, devices=devices)
 
 
+def local_replicas() -> Mesh:
+    """All devices of this process as replicas: processes need not wait for one another."""
+    return replicas(jax.local_devices())
+
+
 def path_of(key_path: tuple[Any, ...]) -> str:
     """`"backbone/blocks/attention/query/kernel"` for a key path of `jax.tree_util`."""
     names = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in key_path)

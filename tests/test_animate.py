@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import gen
-from gen import animate, sample
+from gen import sample
 from gen.decoding import trace
+from gen.sampling import animate
 from tests import tiny
 from tests.test_movies import load_frames
 

@@ -14,7 +14,8 @@ from flax import traverse_util
 from gen import sample, sharding, tokenizers
 from gen.api import Generator
 from gen.errors import UserError
-from gen.parts import npz, sampling
+from gen.parts import npz
+from gen.sampling import parts
 from gen.tokenizers import MSVQTokenizer
 from gen.training.stop import RESTART
 from tests import tiny
@@ -265,9 +266,9 @@ def test_wrong_options(model, tmp_path, capsys):
 
 def test_a_batch_divides_over_the_devices():
     mesh = jax.sharding.AbstractMesh((4, 1, 1), sharding.AXES)
-    sampling.check_batch(64, mesh)
+    parts.check_batch(64, mesh)
     with pytest.raises(UserError, match="give --batch-size 68"):
-        sampling.check_batch(66, mesh)
+        parts.check_batch(66, mesh)
 
 
 def test_two_devices_draw_what_one_draws(scales, made, tmp_path):

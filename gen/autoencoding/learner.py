@@ -21,7 +21,7 @@ from gen.learner import Learner
 from gen.models.convolution import compiler_options
 from gen.models.layers import Buffer
 from gen.tokenizers import Tokenizer
-from gen.tokenizers.vq import unit
+from gen.tokenizers.codebook import unit
 
 
 class Training(nnx.Module):

@@ -17,18 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
 from tqdm import tqdm
 
 from gen import __version__, runtime, schema
-from gen import config as configs
-from gen.api import Generator, load
+from gen.api import Generator
 from gen.bench import coding, precision, rates, report, rival, timing
-from gen.bench.made_up import filled
 from gen.bench.sampling import Sampler
+from gen.bench.target import guidances_of, open_generator
 from gen.command_line import Parser, add_dtype, split_overrides
 from gen.errors import UserError, ensure_file, exit_on_user_error, note
-from gen.families import FAMILIES
 from gen.pixels import Pixels, pixels_of
 from gen.programs import PRECISIONS
 
@@ -67,37 +64,12 @@ def make_parser() -> Parser:
     return parser
 
 
-def open_generator(target: str, overrides: list[tuple[str, str]], dtype: str) -> Generator:
-    """The generator of a run, or one of a config with random weights."""
-    if not target.partition(":")[0].endswith(".py"):
-        if overrides:
-            raise UserError("--config.X overrides go with a config file, not with a run")
-        return load(target, dtype=dtype)
-    config = configs.of_generator(configs.load(target, overrides))
-    family = FAMILIES[config.family](config.model)
-    make = jax.jit(lambda: filled(nnx.to_pure_dict(nnx.state(family.build(nnx.Rngs(0))))))
-    return Generator(config, make(), dtype=dtype)
-
-
 def sizes_of(text: str) -> list[int]:
     """`"1,4,16"` as ascending numbers."""
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) for part in parts):
         raise UserError(f"--batch takes sizes such as 1,4,16, not {text}")
     return sorted({int(part) for part in parts})
-
-
-def guidances_of(text: str | None, generator: Generator) -> list[float | None]:
-    """The guidance numbers to time."""
-    own = generator.config.sample.guidance
-    if text in (None, "both"):
-        return [None] if own is None else [own, None]
-    if text == "none":
-        return [None]
-    try:
-        return [float(text)]
-    except ValueError:
-        raise UserError(f"--guidance takes a number, none or both, not {text}") from None
 
 
 def versions() -> dict[str, str]:

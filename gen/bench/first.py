@@ -83,20 +83,20 @@ def main(argv: Sequence[str]) -> None:
     import jax  # what follows is part of what is timed
 
     from gen import runtime
-    from gen.bench import __main__ as bench
     from gen.bench.made_up import captions
+    from gen.bench.target import guidances_of, open_generator
 
     runtime.start()
     events: list[str] = []
     jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
     reached("imports")
-    generator = bench.open_generator(target, split_overrides(fields), dtype)
+    generator = open_generator(target, split_overrides(fields), dtype)
     jax.block_until_ready(generator.params)
     reached("weights")
     settings = generator.config.sample.settings()
     del settings["batch_size"]
     if guidance:
-        settings["guidance"] = bench.guidances_of(guidance, generator)[0]
+        settings["guidance"] = guidances_of(guidance, generator)[0]
     given = captions(generator.family.condition, 1)
     traced, arguments = generator.traced(0, num=1, captions=given, **settings)
     reached("traced")

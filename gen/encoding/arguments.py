@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from gen import schema, tokenizers
+from gen import schema, sharding, tokenizers
 from gen.data.importing import split_evenly
 from gen.encoding.job import Job
 from gen.errors import UserError
 from gen.images import Cut, DigitImages, ImageFolder, Images, TFDSImages, VideoFolder
 from gen.images.crops import TEN_CROP_RANGES
 from gen.images.cut import KINDS
-from gen.parts.sampling import local_mesh
 
 Splits = Mapping[str, Images]
 SIZE = (256, 256)  # in pixels, where neither the user nor the tokenizer tells
@@ -140,7 +139,7 @@ def make_job(args: Any) -> Job:
       UserError: something does not exist, or does not fit together.
     """
     sources = SOURCES[args.command][2](args)
-    tokenizer = tokenizers.load(args.tokenizer, mesh=local_mesh())
+    tokenizer = tokenizers.load(args.tokenizer, mesh=sharding.local_replicas())
     own = ",".join(map(str, tokenizer.meta.get("size", SIZE)))
     size = schema.parse(tuple[int, int], args.size or own, "--size HEIGHT,WIDTH")
     if args.ranges and args.crops != "tencrop":

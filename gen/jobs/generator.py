@@ -16,7 +16,7 @@ from gen.evaluate import check_scores
 from gen.families.base import count_parameters
 from gen.inputs import class_names, open_data
 from gen.jobs.base import Job
-from gen.sample import save_samples
+from gen.pictures.samples import save_samples
 from gen.training.feed import feed
 from gen.training.init_from import Start
 from gen.training.state import Params, Trainer, TrainState

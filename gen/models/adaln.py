@@ -9,14 +9,15 @@ Source: FoundationVision/VAR, `models/basic_var.py`.
 from __future__ import annotations
 
 import dataclasses
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gen.models.attention import Attention, LayerCache
-from gen.models.block import Modulation, OwnKeys, check_stack
+from gen.models.attention import Attention, LayerCache, Seen
+from gen.models.block import Modulation, OwnKeys, check_stack, dropout_keys
 from gen.models.layers import drop_path, dropout, layer_norm, linear
 from gen.sharding import constrain
 
@@ -176,26 +177,20 @@ class AdaLNBlock(nnx.Module):
         self,
         x_BSD: jax.Array,
         *,
-        mask: jax.Array,
-        rope: jax.Array | None = None,
         modulation: Modulation = None,
-        cache: LayerCache | None = None,
-        slots_S: jax.Array | None = None,
-        contiguous: bool = False,
         key: jax.Array | None = None,
         drop_path_rate: jax.Array | float | None = None,
+        **seen: Unpack[Seen],
     ) -> tuple[jax.Array, LayerCache | None]:
         """One block; arguments as of `gen.models.block.Block`."""
-        keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
-        path_keys = (None, None) if drop_path_rate is None else keys[2:]
+        keys = dropout_keys(key)
         gate1, gate2, scale1, scale2, shift1, shift2 = vectors(modulation, x_BSD.dtype)
         mixed_BSD, cache = self.attention(
-            self.norm(x_BSD) * (1 + scale1) + shift1,
-            mask=mask, rope=rope, cache=cache, slots_S=slots_S, contiguous=contiguous, key=keys[0],
-        )  # fmt: skip
-        h_BSD = x_BSD + drop_path(gate1 * mixed_BSD, drop_path_rate, path_keys[0])
+            self.norm(x_BSD) * (1 + scale1) + shift1, key=keys[0], **seen
+        )
+        h_BSD = x_BSD + drop_path(gate1 * mixed_BSD, drop_path_rate, keys[2])
         fed_BSD = self.feed_forward(self.norm(h_BSD) * (1 + scale2) + shift2, key=keys[1])
-        return h_BSD + drop_path(gate2 * fed_BSD, drop_path_rate, path_keys[1]), cache
+        return h_BSD + drop_path(gate2 * fed_BSD, drop_path_rate, keys[3]), cache
 
 
 class AdaLNHead(nnx.Module):

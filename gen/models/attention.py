@@ -6,7 +6,7 @@ head, D width, M width of a memory.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Required, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,24 @@ class LayerCache(NamedTuple):
 
     keys_BKTE: jax.Array
     values_BKTE: jax.Array
+
+
+class Seen(TypedDict, total=False):
+    """Where attention looks: arguments of `Attention` that blocks pass on as they are.
+
+    Attributes:
+      mask: `(S, T)` or `(B, S, T)`, true where the row's slot sees the column's.
+      rope: rotary rows of the fed slots, or none.
+      cache: makes it a decoding step: the fed slots are written, and it is attended over.
+      slots_S: where in the cache the fed slots are written; T or more means nowhere.
+      contiguous: whether `slots_S` is an ascending run, known when the program is built.
+    """
+
+    mask: Required[jax.Array]
+    rope: jax.Array | None
+    cache: LayerCache | None
+    slots_S: jax.Array | None
+    contiguous: bool
 
 
 def attend(

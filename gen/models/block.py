@@ -6,14 +6,15 @@ Axes: B batch, S slots, D width, F hidden width of the feed-forward.
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from gen.errors import UserError
-from gen.models.attention import Attention, LayerCache
+from gen.models.attention import Attention, LayerCache, Seen
 from gen.models.layers import RMSNorm, drop_path, dropout, linear
 from gen.sharding import constrain
 
@@ -142,6 +143,11 @@ class BackboneConfig:
         return Block(self, dtype=dtype, rngs=rngs)
 
 
+def dropout_keys(key: jax.Array | None) -> Sequence[jax.Array | None]:
+    """Of a block: after its attention, after its feed-forward, and of either's whole branch."""
+    return (None,) * 4 if key is None else jax.random.split(key, 4)
+
+
 class FeedForward(nnx.Module):
     """down(silu(gate(x)) * up(x)); LlamaGen calls the three maps w2, w1 and w3."""
 
@@ -183,27 +189,18 @@ class Block(nnx.Module):
         self,
         x_BSD: jax.Array,
         *,
-        mask: jax.Array,
-        rope: jax.Array | None = None,
         modulation: Modulation = None,
-        cache: LayerCache | None = None,
-        slots_S: jax.Array | None = None,
-        contiguous: bool = False,
         key: jax.Array | None = None,
         drop_path_rate: jax.Array | float | None = None,
+        **seen: Unpack[Seen],
     ) -> tuple[jax.Array, LayerCache | None]:
-        """One block; `key` switches its dropouts on, `cache` makes it a decoding step."""
-        keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
-        path_keys = (None, None) if drop_path_rate is None else keys[2:]
-        mixed_BSD, cache = self.attention(
-            self.attention_norm(x_BSD),
-            mask=mask,
-            rope=rope,
-            cache=cache,
-            slots_S=slots_S,
-            contiguous=contiguous,
-            key=keys[0],
-        )
-        h_BSD = x_BSD + drop_path(mixed_BSD, drop_path_rate, path_keys[0])
+        """One block; `key` switches its dropouts on, a cache among `seen` makes it a decoding step.
+
+        Returns:
+          The hidden states `(B, S, D)` and the written cache, or none.
+        """
+        keys = dropout_keys(key)
+        mixed_BSD, cache = self.attention(self.attention_norm(x_BSD), key=keys[0], **seen)
+        h_BSD = x_BSD + drop_path(mixed_BSD, drop_path_rate, keys[2])
         fed_BSD = self.feed_forward(self.ffn_norm(h_BSD), key=keys[1])
-        return h_BSD + drop_path(fed_BSD, drop_path_rate, path_keys[1]), cache
+        return h_BSD + drop_path(fed_BSD, drop_path_rate, keys[3]), cache

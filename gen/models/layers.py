@@ -130,12 +130,13 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
-def drop_path(x_BSD: jax.Array, rate: jax.Array | float, key: jax.Array | None) -> jax.Array:
+def drop_path(x_BSD: jax.Array, rate: jax.Array | float | None, key: jax.Array | None) -> jax.Array:
     """Drops a whole residual branch per sample (stochastic depth, Huang et al. 2016).
 
-    `rate` may be traced: it differs from layer to layer inside one scan.
+    `rate` may be traced: it differs from layer to layer inside one scan. Identity without one, or
+    without a key.
     """
-    if key is None:
+    if key is None or rate is None:
         return x_BSD
     keep_B11 = jax.random.bernoulli(key, 1.0 - rate, (x_BSD.shape[0], 1, 1))
     return jnp.where(keep_B11, x_BSD / (1.0 - rate), 0).astype(x_BSD.dtype)

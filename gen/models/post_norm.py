@@ -8,13 +8,14 @@ Source: google-research/maskgit, `nets/maskgit_transformer.py`.
 from __future__ import annotations
 
 import dataclasses
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gen.models.attention import Attention, LayerCache
-from gen.models.block import Modulation, OwnKeys, check_stack
+from gen.models.attention import Attention, LayerCache, Seen
+from gen.models.block import Modulation, OwnKeys, check_stack, dropout_keys
 from gen.models.layers import drop_path, dropout, layer_norm
 from gen.models.linear import Linear
 from gen.sharding import constrain
@@ -139,24 +140,16 @@ class PostNormBlock(nnx.Module):
         self,
         x_BSD: jax.Array,
         *,
-        mask: jax.Array,
-        rope: jax.Array | None = None,
         modulation: Modulation = None,
-        cache: LayerCache | None = None,
-        slots_S: jax.Array | None = None,
-        contiguous: bool = False,
         key: jax.Array | None = None,
         drop_path_rate: jax.Array | float | None = None,
+        **seen: Unpack[Seen],
     ) -> tuple[jax.Array, LayerCache | None]:
         """One block; arguments as of `gen.models.block.Block`."""
-        keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
-        path_keys = (None, None) if drop_path_rate is None else keys[2:]
-        mixed_BSD, cache = self.attention(
-            x_BSD,
-            mask=mask, rope=rope, cache=cache, slots_S=slots_S, contiguous=contiguous, key=keys[0],
-        )  # fmt: skip
-        h_BSD = self.attention_norm(x_BSD + drop_path(mixed_BSD, drop_path_rate, path_keys[0]))
-        fed_BSD = drop_path(self.feed_forward(h_BSD, key=keys[1]), drop_path_rate, path_keys[1])
+        keys = dropout_keys(key)
+        mixed_BSD, cache = self.attention(x_BSD, key=keys[0], **seen)
+        h_BSD = self.attention_norm(x_BSD + drop_path(mixed_BSD, drop_path_rate, keys[2]))
+        fed_BSD = drop_path(self.feed_forward(h_BSD, key=keys[1]), drop_path_rate, keys[3])
         return self.ffn_norm(h_BSD + fed_BSD), cache
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from gen.errors import UserError
-from gen.layouts import Layout
 from gen.models.maskgit_vqgan import Decoder, Encoder
 from gen.models.vqgan import StackConfig
-from gen.tokenizers.vq import Codebook, VQTokenizer
+from gen.tokenizers.codebook import Codebook, CodebookModel
+from gen.tokenizers.vq import VQTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +67,8 @@ class MaskGITVQConfig:
         return 2 ** (len(self.multipliers) - 1)
 
 
-class MaskGITVQModel(nnx.Module):
-    """Encoder, codebook and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
+class MaskGITVQModel(CodebookModel):
+    """Encoder, codebook and decoder, which works on the codes as they are."""
 
     def __init__(self, config: MaskGITVQConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         size, dim = config.codebook_size, config.codebook_dim
@@ -77,26 +76,6 @@ class MaskGITVQModel(nnx.Module):
         self.encoder = Encoder(config.stack, dim, dtype=exact, rngs=rngs)
         self.codebook = Codebook(size, dim, normalise=False, rngs=rngs)
         self.decoder = Decoder(config.stack, dim, dtype=dtype, rngs=rngs)
-
-    def latents(self, pixels_BHWC: jax.Array, layout: Layout) -> jax.Array:
-        return self.encoder(pixels_BHWC)
-
-    def encode(self, pixels_BHWC: jax.Array, layout: Layout) -> jax.Array:
-        z_BHWC = self.latents(pixels_BHWC, layout)
-        return self.codebook.nearest(z_BHWC.reshape(z_BHWC.shape[0], -1, z_BHWC.shape[-1]))
-
-    def embed(self, tokens_BP: jax.Array, layout: Layout) -> jax.Array:
-        _, rows, columns = layout.shapes[0]
-        return self.codebook(tokens_BP.reshape(-1, rows, columns))
-
-    def decode(self, tokens_BP: jax.Array, layout: Layout) -> jax.Array:
-        return self.decode_latents(self.embed(tokens_BP, layout), layout)
-
-    def decode_latents(self, z_BHWC: jax.Array, layout: Layout) -> jax.Array:
-        return self.decoder(z_BHWC).astype(jnp.float32)
-
-    def codes(self) -> jax.Array:
-        return self.codebook.codes()
 
 
 class MaskGITVQTokenizer(VQTokenizer):

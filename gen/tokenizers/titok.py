@@ -22,7 +22,7 @@ from gen.models.titok import Decoder, Encoder, PatchHead, ProxyHead
 from gen.models.vit import ViTConfig
 from gen.models.vqgan import StackConfig
 from gen.tokenizers.base import Tokenizer
-from gen.tokenizers.vq import Codebook
+from gen.tokenizers.codebook import Codebook, CodebookModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +108,8 @@ class TiTokConfig:
         return self.image_size, self.image_size
 
 
-class TiTokModel(nnx.Module):
-    """Encoder, codebook and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
+class TiTokModel(CodebookModel):
+    """Encoder, codebook and decoder; the lattice is one row of K tokens."""
 
     def __init__(self, config: TiTokConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         exact = {"dtype": jnp.dtype(jnp.float32), "rngs": rngs}
@@ -135,23 +135,8 @@ class TiTokModel(nnx.Module):
             sizes = (proxy.codebook_size, proxy.codebook_dim, proxy.stack)
             self.head = ProxyHead(width, *sizes, **options)
 
-    def latents(self, pixels_BHWC: jax.Array, layout: Layout) -> jax.Array:
-        return self.encoder(pixels_BHWC)
-
-    def encode(self, pixels_BHWC: jax.Array, layout: Layout) -> jax.Array:
-        return self.codebook.nearest(self.latents(pixels_BHWC, layout)[:, 0])
-
-    def embed(self, tokens_BK: jax.Array, layout: Layout) -> jax.Array:
-        return self.codebook(tokens_BK)[:, None]
-
-    def decode(self, tokens_BK: jax.Array, layout: Layout) -> jax.Array:
-        return self.decode_latents(self.embed(tokens_BK, layout), layout)
-
     def decode_latents(self, z_B1KC: jax.Array, layout: Layout) -> jax.Array:
         return self.head(self.decoder(z_B1KC)).astype(jnp.float32)
-
-    def codes(self) -> jax.Array:
-        return self.codebook.codes()
 
 
 class TiTokTokenizer(Tokenizer):

@@ -1,8 +1,7 @@
 """Convolutional tokenizer with one codebook: LlamaGen's VQ-16 and VQ-8.
 
-Axes: B images, H height, W width, P cells, C channels of a code, V codes.
+Axes: B images, H height, W width, C channels of a code, V codes.
 
-Each cell of the encoder's lattice becomes the id of its nearest code; ids are in raster order.
 Source: FoundationVision/LlamaGen, `tokenizer/tokenizer_image/vq_model.py`.
 """
 
@@ -18,9 +17,10 @@ from flax import nnx
 
 from gen.errors import UserError
 from gen.layouts import Layout, grid
-from gen.models.convolution import PRECISION, Conv
+from gen.models.convolution import Conv
 from gen.models.vqgan import Decoder, Encoder, StackConfig
 from gen.tokenizers.base import Tokenizer
+from gen.tokenizers.codebook import Codebook, CodebookModel
 from gen.tokenizers.pixels import image_cells
 
 
@@ -91,53 +91,8 @@ class VQConfig:
         )
 
 
-class Codebook(nnx.Module):
-    """The codes, and the search for the nearest.
-
-    `normalise`: latents and codes have length 1 in the search, and codes at look-up, unless
-    `raw_codes` are looked up.
-    """
-
-    def __init__(
-        self, num: int, width: int, *, normalise: bool, rngs: nnx.Rngs, raw_codes: bool = False
-    ):
-        rows_VC = jax.random.uniform(rngs.params(), (num, width), minval=-1 / num, maxval=1 / num)
-        self.embedding = nnx.Param(unit(rows_VC) if normalise else rows_VC)
-        self.normalise = normalise
-        self.raw_codes = raw_codes
-
-    def codes(self) -> jax.Array:
-        """The rows as they are looked up, `(V, C)`.
-
-        Training moves the stored rows off the sphere, so they are normalised at each use.
-        """
-        rows_VC = self.embedding[...]
-        return rows_VC if self.raw_codes else self.compared(rows_VC)
-
-    def compared(self, z_BPC: jax.Array) -> jax.Array:
-        """Latents as they are compared with codes: of length 1 if the codebook normalises."""
-        return unit(z_BPC) if self.normalise else z_BPC
-
-    def nearest(self, z_BPC: jax.Array) -> jax.Array:
-        """Ids of the codes at the least squared distance, int32 `(B, P)`; the first on ties."""
-        codes_VC, z_BPC = self.compared(self.embedding[...]), self.compared(z_BPC)
-        lengths_BP1 = jnp.sum(jnp.square(z_BPC), axis=-1, keepdims=True)
-        lengths_V = jnp.sum(jnp.square(codes_VC), axis=-1)
-        dots_BPV = jnp.einsum("bpc,vc->bpv", z_BPC, codes_VC, precision=PRECISION)
-        return jnp.argmin(lengths_BP1 + lengths_V - 2 * dots_BPV, axis=-1).astype(jnp.int32)
-
-    def __call__(self, ids_BP: jax.Array) -> jax.Array:
-        return self.codes()[ids_BP]
-
-
-def unit(rows: jax.Array) -> jax.Array:
-    """Vectors along the last axis scaled to length 1; shorter ones than 1e-12 less."""
-    length = jnp.sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
-    return rows / jnp.maximum(length, 1e-12)
-
-
-class VQModel(nnx.Module):
-    """Encoder, codebook and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
+class VQModel(CodebookModel):
+    """Encoder, codebook and decoder, with a map before and after the codes."""
 
     def __init__(self, config: VQConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         exact = {"dtype": jnp.dtype(jnp.float32), "rngs": rngs}
@@ -156,22 +111,8 @@ class VQModel(nnx.Module):
     def latents(self, pixels_BHWC: jax.Array, layout: Layout) -> jax.Array:
         return self.quant(self.encoder(pixels_BHWC))
 
-    def encode(self, pixels_BHWC: jax.Array, layout: Layout) -> jax.Array:
-        z_BHWC = self.latents(pixels_BHWC, layout)
-        return self.codebook.nearest(z_BHWC.reshape(z_BHWC.shape[0], -1, z_BHWC.shape[-1]))
-
-    def embed(self, tokens_BP: jax.Array, layout: Layout) -> jax.Array:
-        _, rows, columns = layout.shapes[0]
-        return self.codebook(tokens_BP.reshape(-1, rows, columns))
-
-    def decode(self, tokens_BP: jax.Array, layout: Layout) -> jax.Array:
-        return self.decode_latents(self.embed(tokens_BP, layout), layout)
-
     def decode_latents(self, z_BHWC: jax.Array, layout: Layout) -> jax.Array:
         return self.decoder(self.post_quant(z_BHWC)).astype(jnp.float32)
-
-    def codes(self) -> jax.Array:
-        return self.codebook.codes()
 
 
 class VQTokenizer(Tokenizer):

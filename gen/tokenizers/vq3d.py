@@ -20,8 +20,8 @@ from gen.errors import UserError
 from gen.layouts import Layout, grid
 from gen.models.video_vqgan import Decoder, Encoder, VideoStackConfig
 from gen.tokenizers.base import Tokenizer
+from gen.tokenizers.codebook import Codebook, CodebookModel
 from gen.tokenizers.pixels import video_cells
-from gen.tokenizers.vq import Codebook
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,8 @@ class MAGVITConfig:
         )
 
 
-class MAGVITModel(nnx.Module):
-    """Encoder, codebook and decoder; methods as in `gen.tokenizers.model.TokenizerModel`."""
+class MAGVITModel(CodebookModel):
+    """Encoder, codebook and decoder of videos."""
 
     def __init__(self, config: MAGVITConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         size, dim = config.codebook_size, config.codebook_dim
@@ -112,24 +112,8 @@ class MAGVITModel(nnx.Module):
         )
         self.decoder = Decoder(config.decoder, dim, dtype=dtype, rngs=rngs)
 
-    def latents(self, pixels_BTHWC: jax.Array, layout: Layout) -> jax.Array:
-        return self.encoder(pixels_BTHWC)
-
-    def encode(self, pixels_BTHWC: jax.Array, layout: Layout) -> jax.Array:
-        z_BTHWC = self.latents(pixels_BTHWC, layout)
-        return self.codebook.nearest(z_BTHWC.reshape(z_BTHWC.shape[0], -1, z_BTHWC.shape[-1]))
-
     def embed(self, tokens_BP: jax.Array, layout: Layout) -> jax.Array:
         return self.codebook(tokens_BP.reshape(-1, *layout.shapes[0]))
-
-    def decode(self, tokens_BP: jax.Array, layout: Layout) -> jax.Array:
-        return self.decode_latents(self.embed(tokens_BP, layout), layout)
-
-    def decode_latents(self, z_BTHWC: jax.Array, layout: Layout) -> jax.Array:
-        return self.decoder(z_BTHWC).astype(jnp.float32)
-
-    def codes(self) -> jax.Array:
-        return self.codebook.codes()
 
 
 class MAGVITTokenizer(Tokenizer):

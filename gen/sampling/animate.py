@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +21,7 @@ from gen.errors import UserError
 from gen.families import Family
 from gen.pictures.movies import save_gif, to_strips
 from gen.pictures.samples import gray_images, has_gray, strip_columns
-
-if TYPE_CHECKING:
-    from gen.sample import Job
+from gen.sampling.job import Job
 
 FRAMES = 32
 LARGEST = 2**21  # pixels of a frame before small ones are enlarged, unless one row has more

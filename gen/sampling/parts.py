@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,16 +21,9 @@ from gen import distributed, sharding
 from gen.errors import UserError
 from gen.parts import npz
 from gen.parts.files import PartSet, complete
-
-if TYPE_CHECKING:
-    from gen.sample import Job
+from gen.sampling.job import Job
 
 SHOWN = 100  # samples in the picture
-
-
-def local_mesh() -> Mesh:
-    """All devices of this process as replicas: processes need not wait for one another."""
-    return sharding.replicas(jax.local_devices())
 
 
 def check_batch(size: int, mesh: Mesh) -> None:
