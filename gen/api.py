@@ -25,7 +25,7 @@ from gen.decoding import draws as drawing
 from gen.errors import UserError
 from gen.families import FAMILIES, Family
 from gen.families.base import count_parameters
-from gen.programs import Programs
+from gen.programs import Precision, Programs, precision_of
 from gen.streaming import Moment
 
 ABOUT = ("published", "class_names")  # what a checkpoint tells beside its config
@@ -38,6 +38,7 @@ class Generator:
       config: the resolved `Config` it was trained with.
       params: nested dict of float32 arrays.
       family: what kind of generator it is.
+      precision: one of `gen.programs.PRECISIONS`.
       dtype: what it computes in.
       published: where converted weights came from; none for weights trained here.
       class_names: as the training data gives them, where it does.
@@ -49,7 +50,7 @@ class Generator:
         params: dict[str, Any],
         *,
         mesh: Mesh | None = None,
-        dtype: str = "float32",
+        dtype: Precision = "float32",
         about: Mapping[str, Any] | None = None,
     ):
         """`mesh`: devices to spread batches over, else one; `about`: the last two, by name."""
@@ -58,7 +59,7 @@ class Generator:
         self.mesh = mesh
         self.family: Family = FAMILIES[config.family](config.model)
         self._programs = Programs(self.family, dtype, mesh)
-        self.dtype = self._programs.dtype
+        self.precision, self.dtype = self._programs.precision, self._programs.dtype
 
     @property
     def num_parameters(self) -> int:
@@ -143,7 +144,7 @@ class Generator:
         progress: Callable[[int], None] | None = None,
         **options: Any,
     ) -> dict[str, np.ndarray]:
-        """Generates samples; sample i is the same whatever `batch_size` or the devices.
+        """Generates samples; but for rounding, sample i is the same for any batch and devices.
 
         Args:
           seed: an int or a typed PRNG key.
@@ -245,7 +246,7 @@ class Generator:
         """
         from gen.training import checkpoint
 
-        about = {name: getattr(self, name) for name in ABOUT}
+        about = {n: getattr(self, n) for n in ABOUT}
         checkpoint.write_weights(folder, self.config, self.params, about=about)
 
     def _translated(self, what: str, rows: np.ndarray) -> np.ndarray:
@@ -274,20 +275,21 @@ class Generator:
 
 
 def load(
-    path: str | Path, *, averaged: bool = True, mesh: Mesh | None = None, dtype: str = "float32"
-) -> Generator:
+    path: str | Path, *, averaged: bool = True, mesh: Mesh | None = None,
+    dtype: Precision = "float32",
+) -> Generator:  # fmt: skip
     """The generator of a run or of one of its checkpoints.
 
     Args:
       path: a run's folder (its newest checkpoint is taken) or `checkpoints/<step>`.
       averaged: take the averaged parameters (EMA) where the run kept them.
       mesh: devices to spread parameters and batches over; one device by default.
-      dtype: what to compute in: `float32`, `bfloat16`, or `int8`, which is float32 with weights
-        rounded to 8 bits (on CPUs).
+      dtype: what to compute in, as `gen.programs.precision_of` takes it.
 
     Raises:
-      UserError: there is no such checkpoint, or it is damaged.
+      UserError: there is no such checkpoint, it is damaged, or the dtype is another.
     """
+    precision_of(dtype)  # before gigabytes are read
     # Orbax and the training state are needed here alone: sampling code imports without them.
     from gen.training import checkpoint
 

@@ -58,8 +58,11 @@ def sampler(generator: Generator, settings: Mapping[str, Any]) -> Callable:
       does, and `data` of `family.data_layout` where that is another than the tokens'.
 
     Raises:
-      UserError: a setting is out of range, unknown, or does not fit the model.
+      UserError: a setting is out of range, unknown, or does not fit the model; or the generator
+        computes in int8, which takes products of one platform.
     """
+    if generator.precision == "int8":
+        raise UserError("int8 is not exported: load the generator in float32 or bfloat16")
     family, own = generator.family, dict(settings)
     filters = {name: own.pop(name) for name in ("top_k", "top_p")}
     sampling = token_sampling(own.pop("temperature"), **filters)
@@ -118,6 +121,12 @@ def arguments(generator: Generator) -> dict[str, Any]:
     }
 
 
+def this_platform() -> str:
+    """The platform of this machine by the name that exports give it."""
+    backend = jax.default_backend()
+    return "cuda" if backend == "gpu" else backend
+
+
 def lower(
     generator: Generator,
     settings: Mapping[str, Any],
@@ -136,7 +145,7 @@ def lower(
     jax.config.update("jax_traceback_in_locations_limit", 0)
     # Plain attention for several platforms: other ways of it are of one, and one is this machine's.
     plain = attention_kinds.only(attention_kinds.PLAIN)
-    own = (jax.default_backend(),) == platforms
+    own = platforms == (this_platform(),)
     try:
         with (
             contextlib.nullcontext() if own else plain,
@@ -220,7 +229,7 @@ def make_parser() -> Parser:
     parser.add_argument("run", help="a run's folder, or one of its checkpoints")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder to write")
     parser.add_argument("--platforms", default=",".join(PLATFORMS), help="what it is to run on")
-    # A program for all platforms holds no products of one of them.
+    # int8 is of CPUs alone.
     add_settings(parser, precisions=("float32", "bfloat16"))
     return parser
 

@@ -25,32 +25,41 @@ from gen.models.layers import converted, rounded
 from gen.models.linear import Storage, storage_for
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+Precision = str | type | jnp.dtype
+
+
+def precision_of(given: Precision) -> str:
+    """The one of `PRECISIONS` that a name or a dtype stands for.
+
+    int8 computes in float32 with weights rounded to 8 bits.
+
+    Raises:
+      UserError: there is no such one, or int8 where it was not measured to be faster.
+    """
+    try:
+        # Of a name, only itself is meant: "f4" would be a dtype too. And none is not float64.
+        name = given if isinstance(given, str) or given is None else jnp.dtype(given).name
+    except TypeError:
+        name = given
+    if name not in PRECISIONS:
+        raise UserError(f'dtype is {", ".join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not "{name}"')
+    if name == "int8" and jax.default_backend() != "cpu":
+        raise UserError(f"int8 is for CPUs; on {jax.default_backend()} take bfloat16, or float32")
+    return name
 
 
 class Programs:
     """The compiled functions of one model, made when first asked for.
 
     Attributes:
+      precision: one of `PRECISIONS`.
       dtype: what they compute in.
     """
 
-    def __init__(self, family: Family, precision: str | jnp.dtype, mesh: Mesh | None):
-        """`precision`: one of `PRECISIONS`, or a dtype; int8: float32, weights rounded to 8 bits.
-
-        Raises:
-          UserError: another one, or int8 where it was not measured to be faster.
-        """
-        name = precision if isinstance(precision, str) else jnp.dtype(precision).name
-        if name not in PRECISIONS:
-            raise UserError(
-                f'dtype is {", ".join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, not "{name}"'
-            )
-        self._is_rounded = name == "int8"
-        if self._is_rounded and jax.default_backend() != "cpu":
-            raise UserError(
-                f"int8 is for CPUs; on {jax.default_backend()} take bfloat16, or float32"
-            )
-        self.dtype = jnp.dtype(jnp.float32 if self._is_rounded else name)
+    def __init__(self, family: Family, precision: Precision, mesh: Mesh | None):
+        """Raises `UserError` as `precision_of`."""
+        self.precision = precision_of(precision)
+        self.dtype = jnp.dtype(jnp.float32 if self.precision == "int8" else self.precision)
         self._family, self._mesh = family, mesh
         self._graphdef = nnx.split(abstract_model(family, dtype=self.dtype))[0]
         self._compiled: dict[Any, Callable] = {}
@@ -71,12 +80,11 @@ class Programs:
 
     def weights(self, params: dict[str, Any]) -> dict[str, Any]:
         """Parameters as programs read them: converted or rounded once for all calls."""
-        if self.dtype == jnp.float32 and not self._is_rounded:
+        if self.precision == "float32":
             return params
         if self._converted is None or self._converted[0] is not params:
             model = abstract_model(self._family, dtype=self.dtype)
-            made = rounded(model, params) if self._is_rounded else converted(model, params)
-            self._converted = params, made
+            self._converted = params, as_read(model, params, self.precision)
         return self._converted[1]
 
     def laid_out(self, params: dict[str, Any], batch: int, num_guided: int) -> Any:
@@ -84,20 +92,28 @@ class Programs:
 
         In a sampler it would take 4 % of LlamaGen-B's time at batch 1 (two CPU cores).
         """
-        rows, storage = self._family.widest(batch, num_guided), Storage.WIDE
+        rows, storage = self._family.usual_rows(batch, num_guided), Storage.WIDE
         if rows is not None:
-            storage = storage_for(rows, self.dtype, is_rounded=self._is_rounded)
+            storage = storage_for(rows, self.dtype, is_rounded=self.precision == "int8")
         kept = self._laid_out
         if kept is None or kept[0] is not params or kept[1] != storage:
             self._laid_out = kept = None  # frees what another layout takes
-            made = self.compiled("lay_out", storage=storage)(self.weights(params))
+            # From the parameters themselves: what `weights` keeps need not be there as well.
+            lay_out = self.compiled("lay_out", storage=storage, precision=self.precision)
+            made = lay_out(params)
             self._laid_out = params, storage, made
         return self._laid_out[2]
 
 
-def lay_out(family, graphdef, params, *, storage):
+def as_read(model: nnx.Module, params: dict[str, Any], precision: str) -> dict[str, Any]:
+    """Parameters converted or rounded as programs of a precision read them."""
+    return rounded(model, params) if precision == "int8" else converted(model, params)
+
+
+def lay_out(family, graphdef, params, *, storage, precision):
     """Traced body of what samplers read."""
-    return family.lay_out(nnx.merge(graphdef, params), storage)
+    model = nnx.merge(graphdef, params)
+    return family.lay_out(nnx.merge(graphdef, as_read(model, params, precision)), storage)
 
 
 def sample(family, graphdef, laid_out, batch, draws, scale_N, sampling, **static):

@@ -94,6 +94,7 @@ def test_first_by_the_command(tmp_path, capsys, monkeypatch):
         (["--first", "--train"], "--train, --attention and --first are one at a time"),
         (["--first", "--config.sample.topk=3"], "top_k"),
         (["--train", "--dtype", "int8"], "--train takes --dtype float32 or bfloat16"),
+        (["--attention", "--dtype", "int8"], "--attention takes --dtype float32 or bfloat16"),
     ],
 )
 def test_refusals(arguments, words, tmp_path, capfd):

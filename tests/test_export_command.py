@@ -226,6 +226,18 @@ def test_settings_that_do_not_fit_the_model(tmp_path, capsys, monkeypatch):
         assert message in line and not (tmp_path / "x").exists()
 
 
+def test_a_machine_knows_its_own_platform(monkeypatch):
+    for backend, platform in (("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")):
+        monkeypatch.setattr(jax, "default_backend", lambda made=backend: made)
+        assert export.this_platform() == platform and platform in export.PLATFORMS
+
+
+def test_weights_of_8_bits_are_not_exported():
+    generator = tiny.generator(tiny.config(), dtype="int8")
+    with pytest.raises(UserError, match="int8 is not exported: load the generator in float32"):
+        export.lower(generator, COMMON, platforms=("cpu",))
+
+
 def test_what_is_there_stays(run_folder, tmp_path, capsys):
     assert "does not exist" in error_of(
         capsys, export.main, tmp_path / "nosuch", "--out", tmp_path / "x"

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gen
+from gen.bench.made_up import captions
 from gen.errors import UserError
 from gen.models import int8
 from tests import tiny
@@ -51,14 +53,23 @@ def test_products_keep_fifteen_bits_of_the_rows(rows):
     assert (np.abs(made_MF - exact_MF) <= bound_MF).all()
 
 
-def test_a_model_samples_by_them_and_scores_as_rounded():
-    """Few rows take integers in the loop, many float32; both are the model of rounded weights."""
-    config = tiny.config()
+@pytest.mark.parametrize("condition", ["class", "text"])
+def test_a_model_samples_by_them_and_scores_as_rounded(condition):
+    """Few rows take integers in the loop, many float32; both are the model of rounded weights.
+
+    A text's prompt is fed in one step of many rows, which does not count.
+    """
+    config = tiny.config(**(tiny.text() if condition == "text" else {}))
+    texts = captions(config.model.condition, 2)
+    given = {"labels": [1, 2]} if texts is None else {"captions": texts}
     generator = tiny.generator(config, dtype="int8")
     single = tiny.generator(config)
     assert generator.dtype == jnp.float32
     before = jax.tree.map(np.array, generator.params)
-    few, many = (generator.traced(0, num=n, guidance=2.0) for n in (2, 3))
+    few, many = (
+        generator.traced(0, num=n, guidance=2.0, captions=captions(config.model.condition, n))
+        for n in (2, 3)
+    )
     assert few[1][0].blocks[0].feed_forward.down.kernel[...].dtype == jnp.int8
     assert many[1][0].blocks[0].feed_forward.down.kernel[...].dtype == jnp.float32
     width = config.model.backbone.width
@@ -66,10 +77,10 @@ def test_a_model_samples_by_them_and_scores_as_rounded():
     assert f"s8[{config.model.vocab_size},{width}]" in text
     jax.tree.map(np.testing.assert_array_equal, before, generator.params)
 
-    drawn = generator.draw(0, labels=[1, 2], keep_logits=True)
-    scored = np.asarray(generator.logits(drawn["tokens"], labels=[1, 2]))
+    drawn = generator.draw(0, **given, keep_logits=True)
+    scored = np.asarray(generator.logits(drawn["tokens"], **given))
     np.testing.assert_allclose(drawn["logits"], scored, atol=2e-3 * np.abs(scored).max())
-    exact = np.asarray(single.logits(drawn["tokens"], labels=[1, 2]))
+    exact = np.asarray(single.logits(drawn["tokens"], **given))
     assert np.abs(scored - exact).max() > 4 * np.abs(scored - drawn["logits"]).max()
     assert np.abs(scored - exact).max() < 0.1 * np.abs(exact).max()
 
@@ -80,10 +91,14 @@ def test_it_is_refused_where_it_was_not_measured(monkeypatch):
         tiny.generator(tiny.config(), dtype="int8")
 
 
-@pytest.mark.parametrize("name", ["int4", "INT8", "float16"])
+@pytest.mark.parametrize("name", ["int4", "INT8", "float16", None, 3, np.float64])
 def test_other_dtypes_are_refused(name):
-    with pytest.raises(UserError, match=f'float32, bfloat16 or int8, not "{name}"'):
+    told = "float64" if name is np.float64 else name
+    message = f'float32, bfloat16 or int8, not "{told}"'
+    with pytest.raises(UserError, match=message):
         tiny.generator(tiny.config(), dtype=name)
+    with pytest.raises(UserError, match=message):
+        gen.load("no such run", dtype=name)
 
 
 def test_dtypes_of_jax_are_taken():

@@ -46,6 +46,24 @@ def test_new_parameters_are_converted_anew():
     assert (before != generator.sample(0, labels=[1])).any()
 
 
+def test_sampling_keeps_no_converted_copy_beside_the_one_it_reads():
+    for dtype in ("bfloat16", "int8"):
+        generator = tiny.generator(tiny.config(), dtype=dtype)
+        generator.sample(0, labels=[1])
+        assert generator._programs._converted is None
+        generator.logits(np.zeros((1, 12), np.int32), labels=[1])
+        assert generator._programs._converted is not None
+
+
+@pytest.mark.parametrize("guidance", [None, 2.0])
+def test_a_prompt_does_not_decide_how_weights_are_stored(guidance):
+    """Its step is one of many, and the others are narrow."""
+    config = tiny.config(**tiny.text(**{"model.condition.caption_length": NARROW_ROWS}))
+    family = tiny.generator(config).family
+    assert max(phase.feed_NW.shape[1] for phase in family.plan.phases) >= NARROW_ROWS
+    assert family.usual_rows(3, int(guidance is not None)) == (3 if guidance is None else 6)
+
+
 def test_weights_are_laid_out_once():
     """For few rows and for many, and the parameters stay as they are."""
     generator = tiny.generator(tiny.config())

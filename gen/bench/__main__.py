@@ -127,8 +127,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--rounds is at least 2, not {args.rounds}")
     if not args.budget_s > 0:
         raise UserError(f"--budget-s is above 0, not {args.budget_s:g}")
-    if args.train and args.dtype == "int8":
-        raise UserError("--train takes --dtype float32 or bfloat16: int8 is for sampling")
+    if (args.train or args.attention) and args.dtype == "int8":
+        what = "--train takes" if args.train else "--attention takes"
+        raise UserError(f"{what} --dtype float32 or bfloat16: int8 is for sampling")
     if args.out:
         ensure_file(args.out)
     overrides = split_overrides(rest)

@@ -17,10 +17,15 @@ class LaidOut(NamedTuple):
     blocks: list[nnx.Module]
 
 
-def widest(plan: Plan, batch: int, num_guided: int) -> int:
-    """Rows of the widest step of so many samples."""
-    rows = max(phase.feed_NW.shape[1] for phase in plan.phases)
-    return (2 * batch if num_guided else batch) * rows
+def usual_rows(plan: Plan, batch: int, num_guided: int) -> int:
+    """Rows of the widest step of so many samples that is one of several alike.
+
+    A step alone in its phase, such as that of a text's prompt, is once as slow as it may be; it
+    counts where all are alone.
+    """
+    widths = [phase.feed_NW.shape for phase in plan.phases]
+    alike = [width for steps, width in widths if steps > 1]
+    return (2 * batch if num_guided else batch) * max(alike or [width for _, width in widths])
 
 
 def lay_out(model: nnx.Module, storage: Storage) -> LaidOut:

@@ -163,8 +163,8 @@ class Family(Learner):
           every: the most steps of a part.
         """
 
-    def widest(self, batch: int, num_guided: int) -> int | None:
-        """Rows of the widest step of so many samples, if weights are stored to suit it."""
+    def usual_rows(self, batch: int, num_guided: int) -> int | None:
+        """Rows of a step of so many samples, if weights are stored to suit so many."""
         return None
 
     def lay_out(self, model: nnx.Module, storage: Storage = Storage.WIDE) -> Any:

@@ -164,8 +164,8 @@ class CachedFamily(Family):
     def parts(self, num_guided: int, options: Any, every: int | None = None) -> list[Part]:
         return cached.cut(self.plan, num_guided, every)
 
-    def widest(self, batch: int, num_guided: int) -> int:
-        return laid_out.widest(self.plan, batch, num_guided)
+    def usual_rows(self, batch: int, num_guided: int) -> int:
+        return laid_out.usual_rows(self.plan, batch, num_guided)
 
     def lay_out(self, model: nnx.Module, storage: Storage = Storage.WIDE) -> LaidOut:
         return laid_out.lay_out(model, storage)

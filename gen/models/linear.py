@@ -51,7 +51,7 @@ times.defvjp(_times_forward, _times_backward)
 
 
 class Linear(nnx.Linear):
-    """`nnx.Linear` that `flip` may turn over; parameters and results are the same."""
+    """`nnx.Linear` that `flip` may turn over: the results are the same, of 8 bits nearly so."""
 
     flipped = False
     scale: nnx.Param | None = None  # of each output, where weights are of 8 bits
@@ -138,7 +138,7 @@ def in_halves(x: jax.Array, kernel: jax.Array, *, flipped: bool = False) -> jax.
     x_MD = jnp.pad(x_MD, ((0, padded(rows, least=2) - rows), (0, 0)))
     if not flipped:
         made_MF = jnp.einsum("md,df->mf", x_MD, kernel, preferred_element_type=jnp.float32)
-    elif isinstance(rows, int) and rows < TURNED_ROWS:
+    elif rows < TURNED_ROWS:
         made_MF = jnp.einsum("md,fd->mf", x_MD, kernel, preferred_element_type=jnp.float32)
     else:
         made_MF = turned(x_MD, kernel, jnp.float32)
