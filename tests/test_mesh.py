@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gen import sharding
+from gen.api import Generator
 from gen.training.state import Trainer
 from tests import tiny
 
@@ -70,6 +71,30 @@ def few_losses(mesh_text: str, overrides: dict) -> list[float]:
             state, metrics = step(state, jax.device_put(rows, sharding.batch_sharding(mesh)))
             losses.append(float(metrics["loss"]))
     return losses
+
+
+def samples(mesh_text: str) -> list:
+    """Of both loops, guided: tokens drawn at once, and those a stream ends with."""
+    sizes, found = [int(size) for size in mesh_text.split("x")], []
+    for overrides in ({}, tiny.masked()):
+        config = tiny.config(**overrides, mesh=dict(zip(sharding.AXES, sizes, strict=True)))
+        mesh = sharding.make_mesh(config.mesh, batch_size=4, num_devices=int(np.prod(sizes)))
+        params = tiny.generator(config).params
+        params = jax.device_put(params, sharding.shardings(params, mesh))
+        generator = Generator(config, params, mesh=mesh)
+        with jax.set_mesh(mesh):
+            found.append(generator.sample(0, num=4, guidance=2.0).tolist())
+            *_, last = generator.stream(0, num=4, guidance=2.0, every=5)
+            found.append(last.tokens.tolist())
+    return found
+
+
+def test_meshes_draw_and_stream_what_one_device_draws():
+    run = tiny.run_module("tests.test_mesh", "samples", devices=8)
+    assert run.returncode == 0, run.stderr[-3000:]
+    one, many = json.loads(run.stdout.splitlines()[-1])
+    assert one[0] == one[1] and one[2] == one[3] and np.ptp(one[0]) > 0
+    assert many == one
 
 
 OTHERS = {
@@ -134,7 +159,9 @@ def test_axes_that_do_not_divide_move():
 
 
 if __name__ == "__main__":
-    if sys.argv[1] in OTHERS:
+    if sys.argv[1] == "samples":
+        found = [samples(name) for name in ("1x1x1", "2x2x2")]
+    elif sys.argv[1] in OTHERS:
         found = [few_losses(name, OTHERS[sys.argv[1]]) for name in ("1x1x1", "2x2x2")]
     else:
         found = {name: report(name) for name in sys.argv[1:]}
