@@ -8,6 +8,8 @@ generator makes, `gen.save_pictures` shows it; `gen.load_tokenizer` opens a toke
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
     from gen.pixels import pixels_of, save_pictures
     from gen.published import from_published
     from gen.tokenizers import load as load_tokenizer
+
+# A command, `python -m gen.X`, shows XLA's errors and not its warnings: on meshes the partitioner
+# warns of dozens of small arrays, half a page each. XLA reads this when JAX is imported, so it
+# cannot wait for `gen.runtime.start`. Importing the package elsewhere changes nothing.
+if sys.argv[:1] == ["-m"]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 __version__ = "0.1.0"
 __all__ = [

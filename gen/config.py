@@ -8,15 +8,14 @@ beside the weights, and that JSON, never the file, is read back when a run is re
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import inspect
-import sys
 from pathlib import Path
 from typing import Any
 
 from gen import schema
 from gen.autoencoding import TRAINABLE, LossConfig, TokenizerLearner, blank
+from gen.config_file import read_file
 from gen.data import Shift
+from gen.decoding.tokens import token_sampling
 from gen.errors import UserError, nearest
 from gen.families import FAMILIES, Family
 from gen.images.config import ImagesConfig
@@ -58,6 +57,18 @@ class SampleConfig:
     top_p: float = 1.0
     batch_size: int = 64
     options: Any = None
+
+    def __post_init__(self) -> None:
+        try:
+            token_sampling(self.temperature, top_k=self.top_k, top_p=self.top_p)
+        except UserError as error:
+            raise UserError(f"sample: {error}") from None
+        if self.guidance_interval < -1:
+            raise UserError(
+                f"sample: guidance_interval is at least -1, not {self.guidance_interval}"
+            )
+        if self.batch_size < 1:
+            raise UserError(f"sample: batch_size is at least 1, not {self.batch_size}")
 
     def settings(self) -> dict[str, Any]:
         """Arguments of `Generator.draw`."""
@@ -210,36 +221,6 @@ def of_generator(config: Config | TokenizerRun) -> Config:
             "and others take its tokenizer.safetensors as --tokenizer"
         )
     return config
-
-
-def read_file(path: Path, argument: str | None) -> dict[str, Any]:
-    """Runs the file's `get_config` and returns its fields as nested dicts."""
-    if not path.is_file():
-        raise UserError(f"config file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))  # a config may import its neighbour and change a field
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"config file {path}, line {error.lineno}: {error.msg}") from None
-    finally:
-        sys.path.remove(str(path.parent))
-    get_config = getattr(module, "get_config", None)
-    if get_config is None:
-        raise UserError(f"config file {path} defines no get_config()")
-    if argument and not inspect.signature(get_config).parameters:
-        raise UserError(f'config file {path} takes no argument, got ":{argument}" (":debug" works)')
-    try:
-        values = get_config(argument) if argument else get_config()
-    except (KeyError, ValueError):
-        if not argument:
-            raise
-        raise UserError(
-            f'config file {path} does not take the argument "{argument}"; '
-            "its first lines say what it takes, and :debug works with all"
-        ) from None
-    return values.to_dict()
 
 
 def load(spec: str, overrides: list[tuple[str, str]] = ()) -> Config | TokenizerRun:

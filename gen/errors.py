@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,22 @@ def exit_on_user_error(main: Callable[..., Any]) -> Callable[..., Any]:
         except UserError as error:
             note(f"error: {error}")
             raise SystemExit(2) from None
+        except (RuntimeError, AssertionError) as error:
+            if not _is_of_backends(error):
+                raise
+            asked = os.environ.get("JAX_PLATFORMS", "")
+            reason = f": {error}" if str(error) else ""
+            note(f'error: JAX finds no device here, with JAX_PLATFORMS="{asked}"{reason}')
+            raise SystemExit(2) from None
         except KeyboardInterrupt:
             note("interrupted")
             raise SystemExit(130) from None
 
     return wrapped
+
+
+def _is_of_backends(error: Exception) -> bool:
+    """Whether JAX raised it where it looks for devices."""
+    frames = traceback.extract_tb(error.__traceback__)  # without JAX's own, where it filters them
+    there = bool(frames) and Path(frames[-1].filename).name == "xla_bridge.py"
+    return there or str(error).startswith("Unable to initialize backend")

@@ -62,10 +62,10 @@ def parse_labels(text: str, names: Sequence[str] = ()) -> list[int]:
         if not is_number and part.strip() in names:
             first = last = str(list(names).index(part.strip()))
         elif not is_number:
-            known = nearest(part.strip(), names) if names else ""
-            raise UserError(
-                f'--labels takes numbers and ranges such as 0,1,5-9, not "{text}"{known}'
-            )
+            is_word = names and not part.strip().lstrip("-").replace(".", "").isdigit()
+            known = nearest(part.strip(), names) if is_word else ""
+            takes = "numbers, ranges and names of classes" if names else "numbers and ranges"
+            raise UserError(f'--labels takes {takes} such as 0,1,5-9, not "{text}"{known}')
         if int(last or first) < int(first):
             raise UserError(f"--labels: the range {part.strip()} goes down; write {last}-{first}")
         labels.extend(range(int(first), int(last or first) + 1))
@@ -114,7 +114,7 @@ def prompts_for(args: Any, generator: Generator) -> Prompts:
         if args.captions:
             raise UserError("this model is conditioned on classes: give --labels, not --captions")
         chosen = list(range(condition.num_classes))
-        if args.labels:
+        if args.labels is not None:
             chosen = parse_labels(args.labels, class_names or ())
         row_N = np.resize(np.arange(len(chosen)), args.num or (len(chosen) if args.labels else 100))
         given = {"labels": np.array(chosen)}

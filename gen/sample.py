@@ -34,6 +34,8 @@ from gen.sampling.flags import add_settings, settings_from
 from gen.sampling.job import Job
 from gen.sampling.parts import check_batch, sample_in_parts
 
+ENDINGS = (".npz", ".png", ".gif", ".mp4")
+
 
 def save_pixels(
     folder: Path, drawn: dict[str, np.ndarray], pixels: Pixels, *, keep: int, batch_size: int = 16
@@ -115,11 +117,13 @@ def main(argv: list[str] | None = None) -> None:
         check_mp4()
     distributed.start(args.distributed)
     out, mesh = Path(args.out), sharding.local_replicas() if args.parts else None
+    if out.suffix in ENDINGS:  # it names one of the files
+        out = out.with_suffix("")
     if not out.name:
         raise UserError(f"--out is the start of file names, not {args.out or 'nothing'}")
     with distributed.together("its checks"):
         ensure_writable(out if args.parts else out.parent)
-        for ending in (".npz", ".png", ".gif", ".mp4"):
+        for ending in ENDINGS:
             ensure_file(out.with_name(out.name + ending))
     if args.parts:
         distributed.check_shared(out)

@@ -72,9 +72,9 @@ def make_mesh(config: MeshConfig, *, batch_size: int, num_devices: int | None = 
     if -1 in sizes:
         known = math.prod(size for size in sizes if size != -1)
         if available % known:
-            raise UserError(
-                f"mesh {shape} (data x fsdp x tensor) does not divide the {available} devices"
-            )
+            named = " x ".join(f"{axis} {n}" for axis, n in zip(AXES, sizes) if n not in (-1, 1))
+            are = "is 1" if available == 1 else f"are {available}"
+            raise UserError(f"mesh {named} needs a multiple of {known} devices, there {are}")
         sizes[sizes.index(-1)] = available // known
     if math.prod(sizes) != available:
         raise UserError(

@@ -21,7 +21,7 @@ from gen import __version__, distributed, runtime, sharding
 from gen import config as configs
 from gen.command_line import Parser, split_overrides
 from gen.config import Config, TokenizerRun
-from gen.errors import UserError, ensure_writable, exit_on_user_error
+from gen.errors import UserError, ensure_writable, exit_on_user_error, note
 from gen.jobs import JOBS, Job
 from gen.schema import differences
 from gen.training import checkpoint
@@ -80,11 +80,13 @@ def prepare(argv: list[str] | None) -> Run:
         mesh = sharding.make_mesh(config.mesh, batch_size=rows // passes)
         trainer = Trainer(config, mesh)
         is_new = not checkpoint.steps_in(workdir / "checkpoints")
+        check_resumable(config, workdir)
+        if args.init_from and not is_new:
+            note(f"--init_from {args.init_from} is not read again: {workdir} goes on from its own")
         options = {"init_from": args.init_from, "tokenizer": args.tokenizer, "is_new": is_new}
         job = JOBS[type(config)](trainer, **options)
         ensure_writable(workdir)  # last: what is refused leaves no folder behind
     distributed.check_shared(workdir)
-    check_resumable(config, workdir)
     return Run(config, workdir, trainer, job)
 
 
@@ -108,7 +110,8 @@ def check_resumable(config: Config | TokenizerRun, workdir: Path) -> None:
         if changed:
             raise UserError(
                 f"the run in {workdir} was started with other settings of "
-                f"{', '.join(changed)}: give another --workdir (and --init_from to use its weights)"
+                f"{', '.join(changed)}: these need another folder (--workdir; of gen.compare "
+                "--runs), with --init_from to use its weights"
             )
         return
 
@@ -200,6 +203,17 @@ def describe(run: Run) -> str:
     )
 
 
+def note_averages(config: Config | TokenizerRun) -> None:
+    """Tells if a run is too short for its averages, which are what is scored and sampled."""
+    kept = config.optim.ema_decay**config.train.steps
+    if kept > 0.05:
+        note(
+            f"{config.train.steps} steps are few for averages of optim.ema_decay "
+            f"{config.optim.ema_decay:g}: {kept:.0%} of them is still the start; gen.sample and "
+            "gen.evaluate take the other weights with --raw"
+        )
+
+
 def versions() -> dict[str, str]:
     """What the figures of a run depend on."""
     device = jax.devices()[0]
@@ -216,6 +230,7 @@ def main(argv: list[str] | None = None) -> None:
     with jax.set_mesh(run.trainer.mesh):
         if distributed.is_main():
             print(describe(run), file=sys.stderr)
+            note_averages(run.config)
             write_overview(run.workdir / "parameters.txt", run.trainer.abstract.params)
         params = train(run)
         result = {"steps": run.config.train.steps, "parameters": run.job.num_parameters}

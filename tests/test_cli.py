@@ -63,7 +63,7 @@ def write_grid(directory, *, vocab_size=11, num_classes=5, rows=20, **changes):
         (["--config.train.stepz=3"], 'config.train has no field "stepz"; did you mean "steps"?'),
         (["--config.train.steps=ten"], 'config.train.steps must be int, not "ten"'),
         (["--config.mesh.data=3"], "needs 3 devices, there are 1"),
-        (["--config.mesh.fsdp=2"], "does not divide the 1 devices"),
+        (["--config.mesh.fsdp=2"], "mesh fsdp 2 needs a multiple of 2 devices, there is 1"),
         (["--config.mesh.tensor=0"], "sizes are >= 1"),
         (["--config.optim.accumulate=3"], "does not divide into 3 passes"),
         (["--config.data.name=absent"], 'dataset "absent" is not in'),
@@ -183,6 +183,10 @@ def test_resuming_with_other_settings(tmp_path, capsys, run_folder):
         (["--labels", "a"], "--labels takes numbers"),
         (["--num", "0"], "--num is at least 1"),
         (["--temperature", "-1"], "temperature is at least 0"),
+        (["--guidance-interval", "-2"], "guidance_interval is at least -1, not -2"),
+        (["--seed", "-1"], "a seed is a number from 0 to 4294967295, not -1"),
+        (["--seed", "4294967296"], "not 4294967296"),
+        (["--labels", ""], "--labels takes numbers"),
         (["--guidance", "nan"], "guidance is a finite number, not nan"),
         (["--out", "."], "--out is the start of file names, not ."),
         (["--temperature", "hot"], "--temperature must be float"),
@@ -253,6 +257,17 @@ def test_published_configs_run_without_data(tmp_path, spec):
     assert result["steps"] == 4 and np.isfinite(result["held_out"]["nats_per_token"])
     assert result["config"]["data"]["name"] == "random"
     assert (tmp_path / "run" / "samples.png").exists() == ("t2i" not in spec)
+
+
+def test_a_run_too_short_for_its_averages_says_so(capsys):
+    for decay, said in ((0.9, True), (0.4, False), (0.0, False)):
+        config = tiny.config(
+            **{"optim.ema_decay": decay, "train.steps": 4, "optim.warmup_steps": 1}
+        )
+        train.note_averages(config)
+        told = capsys.readouterr().err
+        assert ("66% of them is still the start" in told and "--raw" in told) == said
+        assert bool(told) == said
 
 
 def test_default_folder_tells_runs_apart():

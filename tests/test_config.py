@@ -125,13 +125,42 @@ def test_file_refused(tmp_path, overrides, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "does not exist"), ("x = (", "line 1"), ("x = 1", "no get_config")],
+    [
+        (None, "does not exist"),
+        ("x = (", "line 1"),
+        ("x = 1", "no get_config"),
+        ("import nosuchmodule", "line 1: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("def get_config():\n    return {}[1]", "line 2: KeyError: 1"),
+        ("def get_config():\n    return 3", "returns int, not a ConfigDict"),
+    ],
 )
 def test_broken_file(tmp_path, text, message):
     if text is not None:
         (tmp_path / "c.py").write_text(text)
     with pytest.raises(UserError, match=message):
         configs.load(str(tmp_path / "c.py"))
+
+
+def test_a_file_that_is_not_python(tmp_path):
+    (tmp_path / "README.md").write_text("# no config")
+    with pytest.raises(UserError, match=r"README\.md is not Python: its name must end in \.py"):
+        configs.load(str(tmp_path / "README.md"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("top_k", -1),
+        ("top_p", 2.0),
+        ("temperature", -1.0),
+        ("guidance_interval", -2),
+        ("batch_size", 0),
+    ],
+)
+def test_sampling_that_cannot_be(field, value):
+    """It would be found when the run is done."""
+    with pytest.raises(UserError, match=rf"^sample: {field} "):
+        tiny.config(**{f"sample.{field}": value})
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -91,6 +91,19 @@ def test_splits_holdout_shards_and_bad_files(tokenizer_file, tmp_path, capsys):
     assert sum(manifest.splits.values()) == 9 and manifest.details["bad"] == ["ant/0003.png"]
 
 
+def test_nothing_readable_is_told(tokenizer_file, tmp_path, capsys):
+    folder = image_folder(tmp_path / "train", 1)
+    (image,) = folder.glob("*/*.png")
+    image.write_bytes(b"")
+    options = ("--size", "8,8", "--tokenizer", tokenizer_file, "--dir", tmp_path / "data")
+    with pytest.raises(SystemExit) as stop:
+        run("images", folder, *options, "--name", "none")
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2
+    assert "error: none of the 1 items can be read: " in told and "0000.png" in told
+    assert "0000.png" in (tmp_path / "data" / "none.bad.txt").read_text()
+
+
 def test_ten_crops(tokenizer_file, tmp_path):
     folder = image_folder(tmp_path / "zoo", 3)
     options = ("--size", "8,8", "--tokenizer", tokenizer_file, "--dir", tmp_path)

@@ -16,7 +16,7 @@ from gen.training import checkpoint
 from gen.training.init_from import Start, adapt, start_from
 from gen.training.logs import Logs, read_metrics
 from gen.training.state import Trainer
-from tests import tiny
+from tests import tiny, tiny_tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +164,27 @@ def test_a_tokenizer_that_does_not_fit(tokenizer_file, source):
     assert "holds no part" in refusal(
         **tiny.scales(**gray, **{"model.quantizer.codebook_size": 21})
     )
+
+
+def test_other_runs_are_refused(source, tmp_path):
+    with pytest.raises(UserError, match="a model of the family next_token, this run trains one of"):
+        started(source, **tiny.masked())
+    file = tiny_tokenizers.write_config(tmp_path / "tiny.py")
+    train.main(["--config", str(file), "--workdir", str(tmp_path / "vq")])
+    config = tiny.write_config(tmp_path / "config.py")
+    with pytest.raises(SystemExit) as stop:
+        arguments = ["--config", str(config), "--init_from", str(tmp_path / "vq")]
+        train.main([*arguments, "--workdir", str(tmp_path / "run")])
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+
+
+def test_weights_are_not_read_again(source, tmp_path, capsys):
+    """A run that goes on says so: the command may be that of its start."""
+    config = tiny.write_config(tmp_path / "tiny.py")
+    arguments = ["--config", str(config), "--workdir", str(tmp_path / "run")]
+    arguments += ["--init_from", str(source)]
+    train.main(arguments)
+    assert "is not read again" not in capsys.readouterr().err
+    train.main(arguments)
+    told = capsys.readouterr().err
+    assert f"--init_from {source} is not read again: {tmp_path / 'run'} goes on" in told

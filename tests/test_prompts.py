@@ -45,6 +45,12 @@ def test_classes(text, names, labels):
         ("zzz", NAMES, "; valid names: 5-toed sloth, cat, dog, hen, ox"),
         ("zzz", [f"class {n}" for n in range(1000)], "class 114, class 115 and 980 more"),
         ("3-1", NAMES, "write 1-3"),
+        (
+            "-1",
+            NAMES,
+            '--labels takes numbers, ranges and names of classes such as 0,1,5-9, not "-1"',
+        ),
+        ("", (), '--labels takes numbers and ranges such as 0,1,5-9, not ""'),
     ],
 )
 def test_what_is_no_class(text, names, message):

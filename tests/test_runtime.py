@@ -1,6 +1,7 @@
 """The compilation cache of the commands, and the named sets of XLA flags."""
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import gen
+import gen.__main__
 from gen import runtime
 from gen.errors import UserError
 from tests import tiny
@@ -85,6 +88,38 @@ def test_the_import_changes_nothing(tmp_path):
     code = "import os; before = dict(os.environ); import gen, gen.api, gen.runtime, jax;"
     code += "print(jax.config.jax_compilation_cache_dir, dict(os.environ) == before)"
     assert run(code, HOME=str(tmp_path)).stdout == "None True\n"
+
+
+def test_commands_show_no_warnings_of_xla(monkeypatch):
+    for first, level, shown in (("-m", None, "2"), ("-m", "0", "0"), ("notebook", None, None)):
+        monkeypatch.setattr(sys, "argv", [first, "x"])
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+        if level:
+            monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+        importlib.reload(gen)
+        assert os.environ.get("TF_CPP_MIN_LOG_LEVEL") == shown
+
+
+@pytest.mark.parametrize("name", ["foo", "cuda"])
+def test_no_such_platform_is_one_line(name, tmp_path):
+    if name == "cuda" and importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("there may be one")
+    arguments = ("configs/llamagen_b.py:debug", "--workdir", tmp_path / "run")
+    done = tiny.run_module("gen.train", "--config", *arguments, JAX_PLATFORMS=name)
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    assert done.stderr.startswith(
+        f'gen: error: JAX finds no device here, with JAX_PLATFORMS="{name}"'
+    )
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_package_names_its_commands():
+    told = tiny.run_module("gen").stdout
+    for name in gen.__main__.COMMANDS:
+        assert f"`python -m gen.{name}" in told
+    files = (tiny.ROOT / "gen").glob("*.py"), (tiny.ROOT / "gen").glob("*/__main__.py")
+    entries = {p.stem for p in files[0] if "exit_on_user_error\ndef main" in p.read_text()}
+    assert entries | {p.parent.name for p in files[1]} == set(gen.__main__.COMMANDS)
 
 
 @pytest.mark.parametrize("taken", ["file", "nowhere"])

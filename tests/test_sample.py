@@ -87,6 +87,13 @@ def test_videos_move(frames, tmp_path):
     assert len(load_frames(out.with_suffix(".gif"))[0]) == 2 * frames
 
 
+def test_out_may_be_the_name_of_a_file(scales, tmp_path, capsys):
+    for name in ("x.npz", "x.png"):
+        sample.main([str(scales[0] / "model"), "--num", "2", "--out", str(tmp_path / name)])
+        assert f"2 samples: {tmp_path / 'x.npz'}" in capsys.readouterr().out
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".npz", ".png"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,6 +21,7 @@ LAYERS = [
         "layouts",
         "sharding",
         "schema",
+        "config_file",
         "command_line",
         "distributed",
         "runtime",

@@ -21,6 +21,8 @@ from flax import struct
 
 from gen.errors import UserError
 
+MAX_SEED = 2**32 - 1
+
 
 @struct.dataclass
 class KeyedDraws:
@@ -65,12 +67,28 @@ class RecordedDraws:
     normal = uniform = gumbel
 
 
+def check_seed(seed: int | jax.Array) -> None:
+    """Raises `UserError` for a number of which JAX would take the last 32 bits alone."""
+    if not isinstance(seed, jax.Array) and not 0 <= seed <= MAX_SEED:
+        raise UserError(f"a seed is a number from 0 to {MAX_SEED}, not {seed}")
+
+
 def keyed(seed: int | jax.Array, indices_B: jax.Array) -> KeyedDraws:
-    """Draws for the samples of the given global indices, from an int seed or a typed key."""
+    """Draws for the samples of the given global indices, from an int seed or a typed key.
+
+    Raises:
+      UserError: as `check_seed`.
+    """
+    check_seed(seed)
     is_key = isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
     return KeyedDraws(seed if is_key else jax.random.key(seed), jnp.asarray(indices_B, jnp.uint32))
 
 
 def of_rows(seed: int | jax.Array, first: int, draws: Any) -> Callable[[np.ndarray], Any]:
-    """From the numbers of rows, counted from `first` on, to their noise: `draws`, if given."""
+    """From the numbers of rows, counted from `first` on, to their noise: `draws`, if given.
+
+    Raises:
+      UserError: as `check_seed`, at once.
+    """
+    check_seed(seed)
     return lambda rows_B: keyed(seed, first + rows_B) if draws is None else draws

@@ -78,6 +78,12 @@ def _records(job: Job, split: str, bar: Any, stop: StopSignal) -> Iterator[dict[
 
 def check_budget(job: Job, bad: Mapping[int, str]) -> None:
     """Raises `UserError`, and lists them, if more items are unreadable than allowed."""
+    if len(bad) == job.num:
+        write_bad_list(job, bad)
+        raise UserError(
+            f"none of the {job.num} items can be read: {bad[min(bad)]}; all are listed in "
+            f"{job.bad_list}"
+        )
     if len(bad) > job.allowed:
         write_bad_list(job, bad)
         raise UserError(

@@ -266,6 +266,8 @@ class Family(Learner):
         options = options or self.Options()
         if number is not None and not np.isfinite(number):
             raise UserError(f"guidance is a finite number, not {number}")
+        if interval < -1:
+            raise UserError(f"guidance_interval is at least -1, not {interval}")
         if number is None:
             return np.ones((self.num_steps(options),), np.float32)
         scale_N = self.guidance(number, interval, options)

@@ -52,16 +52,19 @@ def save_samples(
     title: str,
     images: np.ndarray | None = None,
     mp4: bool = False,
-) -> bool:
+) -> list[Path]:
     """Writes the labelled grid, ten to a row, so that class-balanced digits form columns.
 
     `images` are the pixels, uint8 `(N, H, W, 3)` or `(N, T, H, W, 3)`; without them tokens are
     shown as gray levels. Of several frames, the PNG has strips, and a GIF beside it moves, and if
-    asked for an MP4. False, and a note, where nothing can be shown.
+    asked for an MP4.
+
+    Returns:
+      The files; none, and a note, where nothing can be shown.
     """
     if images is None and not has_gray(layout):
         note("no picture: latents, and tokens that are no grid, need --tokenizer FILE to be seen")
-        return False
+        return []
     if images is None:
         images = gray_images(tokens_NP, layout)
         if layout.vocab_sizes[0] > 256:
@@ -70,12 +73,14 @@ def save_samples(
     frames = images.shape[1] if images.ndim == 5 else layout.shapes[-1][0]
     if frames == 1:
         save_grid(path, images, labels=labels, columns=columns, title=title)
-        return True
+        return [path]
     gif = path.with_suffix(".gif")
     save_gif(gif, images, labels=labels, columns=columns, title=title)
+    files = [path, gif]
     if mp4:
-        save_mp4(path.with_suffix(".mp4"), images, labels=labels, columns=columns, title=title)
+        files.append(path.with_suffix(".mp4"))
+        save_mp4(files[-1], images, labels=labels, columns=columns, title=title)
     columns = strip_columns(frames)
     shown, labels = images[: 10 * columns], labels and labels[: 10 * columns]
     save_strips(path, shown, labels=labels, columns=columns, title=title)
-    return True
+    return files

@@ -68,5 +68,5 @@ class Job:
             mp4=self.args.mp4,
         )
         each = f", each as a file in {self.out}" if self.pixels and not self.args.parts else ""
-        first = f", the first {len(tokens_NP)} in {picture}" if shown else ""
+        first = f", the first {len(tokens_NP)} in {' and '.join(map(str, shown))}" if shown else ""
         print(f"{self.num} samples: {self.file}{first}{each}")

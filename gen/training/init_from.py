@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from gen import config as configs
 from gen import tokenizers
-from gen.errors import UserError, note
+from gen.errors import MOST_NAMES, UserError, note
 from gen.families import Family
 from gen.schema import differences
 from gen.tokenizers import Tokenizer
@@ -43,7 +43,7 @@ class Start:
             raise UserError("--init_from brings the tokenizer's part too: leave --tokenizer out")
         source = checkpoint.find(init_from) if init_from else None
         if source:
-            checkpoint.read_meta(source)
+            _config_of(source)
         return cls(source, read_tokenizer(tokenizer, family) if tokenizer else None)
 
     def check_enough(self, family: Family) -> None:
@@ -72,9 +72,15 @@ def start_from(folder: Path, trainer: Trainer) -> TrainState:
     guidance keeps its unconditional branch. All else must agree.
 
     Raises:
-      UserError: it is damaged, or parameters differ; all that differ are named.
+      UserError: it is damaged, of another family or a tokenizer's, or parameters differ, which are
+        named.
     """
-    source = configs.from_json(checkpoint.read_meta(folder)["config"])
+    source = _config_of(folder)
+    if source.family != trainer.config.family:
+        raise UserError(
+            f"--init_from {folder}: it is a model of the family {source.family}, this run trains "
+            f"one of {trainer.config.family}"
+        )
     given = checkpoint.read_weights(folder, source, mesh=trainer.mesh)
     fresh = trainer.init().params
     note(f"starting from the weights of {folder}")
@@ -108,6 +114,13 @@ def read_tokenizer(path: str, family: Family) -> Tokenizer:
     return tokenizer
 
 
+def _config_of(folder: Path) -> configs.Config:
+    try:
+        return configs.of_generator(configs.from_json(checkpoint.read_meta(folder)["config"]))
+    except UserError as error:
+        raise UserError(f"--init_from: {error}") from None
+
+
 def _has_null(config: configs.Config) -> bool:
     return configs.FAMILIES[config.family](config.model).condition.has_null
 
@@ -133,5 +146,8 @@ def adapt(
         else:
             problems.append(f"{path} has shape {old.shape} for {new.shape}")
     if problems:
-        raise UserError(f"--init_from: the checkpoint does not fit: {'; '.join(problems)}")
+        told = "; ".join(problems[:MOST_NAMES])
+        rest = len(problems) - MOST_NAMES
+        more = f"; and {rest} more" if rest > 0 else ""
+        raise UserError(f"--init_from: the checkpoint does not fit: {told}{more}")
     return params
