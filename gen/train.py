@@ -207,10 +207,11 @@ def note_averages(config: Config | TokenizerRun) -> None:
     """Tells if a run is too short for its averages, which are what is scored and sampled."""
     kept = config.optim.ema_decay**config.train.steps
     if kept > 0.05:
+        others = "; gen.sample and gen.evaluate take the other weights with --raw"
         note(
             f"{config.train.steps} steps are few for averages of optim.ema_decay "
-            f"{config.optim.ema_decay:g}: {kept:.0%} of them is still the start; gen.sample and "
-            "gen.evaluate take the other weights with --raw"
+            f"{config.optim.ema_decay:g}: {kept:.0%} of them is still the start"
+            + (others if isinstance(config, Config) else "")
         )
 
 
