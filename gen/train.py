@@ -81,7 +81,7 @@ def prepare(argv: list[str] | None) -> Run:
         trainer = Trainer(config, mesh)
         is_new = not checkpoint.steps_in(workdir / "checkpoints")
         check_resumable(config, workdir)
-        if args.init_from and not is_new:
+        if args.init_from and not is_new and distributed.is_main():
             note(f"--init_from {args.init_from} is not read again: {workdir} goes on from its own")
         options = {"init_from": args.init_from, "tokenizer": args.tokenizer, "is_new": is_new}
         job = JOBS[type(config)](trainer, **options)

@@ -17,6 +17,7 @@ from gen.training.init_from import Start, adapt, start_from
 from gen.training.logs import Logs, read_metrics
 from gen.training.state import Trainer
 from tests import tiny, tiny_tokenizers
+from tests.test_cli import error_of
 
 
 @pytest.fixture(scope="module")
@@ -166,16 +167,19 @@ def test_a_tokenizer_that_does_not_fit(tokenizer_file, source):
     )
 
 
-def test_other_runs_are_refused(source, tmp_path):
-    with pytest.raises(UserError, match="a model of the family next_token, this run trains one of"):
-        started(source, **tiny.masked())
+def test_other_runs_are_refused(source, tmp_path, capsys):
     file = tiny_tokenizers.write_config(tmp_path / "tiny.py")
     train.main(["--config", str(file), "--workdir", str(tmp_path / "vq")])
-    config = tiny.write_config(tmp_path / "config.py")
-    with pytest.raises(SystemExit) as stop:
-        arguments = ["--config", str(config), "--init_from", str(tmp_path / "vq")]
-        train.main([*arguments, "--workdir", str(tmp_path / "run")])
-    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    capsys.readouterr()
+    cases = (
+        (tiny.masked(), source, "it is a model of the family next_token, which this run's is not"),
+        ({}, tmp_path / "vq", "--init_from: this is a run of a tokenizer"),
+    )
+    for overrides, other, message in cases:
+        config = tiny.write_config(tmp_path / "config.py", **overrides)
+        arguments = ("--config", config, "--workdir", tmp_path / "run", "--init_from", other)
+        assert message in error_of(capsys, train.main, *arguments)
+        assert not (tmp_path / "run").exists()
 
 
 def test_weights_are_not_read_again(source, tmp_path, capsys):

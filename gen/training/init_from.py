@@ -43,7 +43,7 @@ class Start:
             raise UserError("--init_from brings the tokenizer's part too: leave --tokenizer out")
         source = checkpoint.find(init_from) if init_from else None
         if source:
-            _config_of(source)
+            _config_of(source, family)
         return cls(source, read_tokenizer(tokenizer, family) if tokenizer else None)
 
     def check_enough(self, family: Family) -> None:
@@ -75,12 +75,7 @@ def start_from(folder: Path, trainer: Trainer) -> TrainState:
       UserError: it is damaged, of another family or a tokenizer's, or parameters differ, which are
         named.
     """
-    source = _config_of(folder)
-    if source.family != trainer.config.family:
-        raise UserError(
-            f"--init_from {folder}: it is a model of the family {source.family}, this run trains "
-            f"one of {trainer.config.family}"
-        )
+    source = _config_of(folder, trainer.learner)
     given = checkpoint.read_weights(folder, source, mesh=trainer.mesh)
     fresh = trainer.init().params
     note(f"starting from the weights of {folder}")
@@ -114,11 +109,18 @@ def read_tokenizer(path: str, family: Family) -> Tokenizer:
     return tokenizer
 
 
-def _config_of(folder: Path) -> configs.Config:
+def _config_of(folder: Path, family: Family) -> configs.Config:
+    """That of a checkpoint; raises `UserError` unless it is of a model of this family."""
     try:
-        return configs.of_generator(configs.from_json(checkpoint.read_meta(folder)["config"]))
+        config = configs.of_generator(configs.from_json(checkpoint.read_meta(folder)["config"]))
     except UserError as error:
         raise UserError(f"--init_from: {error}") from None
+    if configs.FAMILIES[config.family] is not type(family):
+        raise UserError(
+            f"--init_from {folder}: it is a model of the family {config.family}, which this run's "
+            "is not"
+        )
+    return config
 
 
 def _has_null(config: configs.Config) -> bool:
