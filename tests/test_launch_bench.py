@@ -60,4 +60,6 @@ def test_all_of_it_with_shrunken_models(tmp_path):
     names = {path.stem for path in tmp_path.glob("*.json")}
     assert len(names) == 12 and all(f"| {n} |" in text for n in names - {"attention"})
     # The CPU computes attention in float32, whatever the dtype.
-    assert '("cpu", "float32", "few")' in text and "left out" not in text
+    assert "left out" not in text
+    for queries in ("one", "all"):
+        assert f'("cpu", "float32", "{queries}")' in text
