@@ -22,6 +22,7 @@ from gen.api import Generator, load
 from gen.command_line import Parser, add_dtype, split_overrides
 from gen.config import overridden
 from gen.data import Dataset, Split, eval_batches
+from gen.decoding.draws import check_seed
 from gen.errors import UserError, ensure_file, exit_on_user_error, nearest, note
 from gen.inputs import open_data
 from gen.metrics.likelihood import histogram_baseline, summarise_loss, summarise_nll
@@ -196,6 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     runtime.start()
     args, rest = make_parser().parse_known_args(argv)
+    check_seed(args.seed)
     overrides = split_overrides(rest)
     if args.data_dir:
         overrides.append(("data.dir", args.data_dir))

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from gen import distributed, runtime, sharding
 from gen.api import load
 from gen.command_line import Parser
+from gen.decoding.draws import check_seed
 from gen.errors import UserError, ensure_file, ensure_writable, exit_on_user_error
 from gen.pictures.movies import check_mp4
 from gen.pixels import Pixels, pixels_of, save_each
@@ -115,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--animate and --trace are for samples made at once: leave out --parts")
     if args.mp4:
         check_mp4()
+    check_seed(args.seed)
     distributed.start(args.distributed)
     out, mesh = Path(args.out), sharding.local_replicas() if args.parts else None
     if out.suffix in ENDINGS:  # it names one of the files

@@ -219,6 +219,14 @@ def test_evaluate_overrides(run_folder, capsys, override, message):
     assert message in error_of(capsys, evaluate.main, run_folder, override)
 
 
+@pytest.mark.parametrize("command", [evaluate.main, sample.main])
+def test_a_seed_that_cannot_be_is_refused_first(tmp_path, capsys, command):
+    parts = ["--parts", "--out", tmp_path / "x"] if command is sample.main else []
+    line = error_of(capsys, command, "no/such/run", "--seed", "-1", *parts)
+    assert line == "a seed is a number from 0 to 4294967295, not -1"
+    assert not list(tmp_path.iterdir())
+
+
 def test_guidance_without_a_null_class():
     generator = tiny.generator(tiny.config(**{"model.condition.drop_rate": 0.0}))
     with pytest.raises(UserError, match="without a null condition"):
